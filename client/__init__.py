@@ -1,0 +1,1 @@
+"""Hospital side: agent, session, relay, Flower ClientApp. The hospital installs and starts it."""

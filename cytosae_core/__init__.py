@@ -1,0 +1,1 @@
+"""CytoSAE Federation core. Imports nothing on purpose: the verifier must import alone (DESIGN section 3)."""
