@@ -1,0 +1,130 @@
+"""One site's data, ready for a study: token store, labels, units and splits. Nothing here leaves the site."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytosae_core.cohort import split_units
+from cytosae_core.concepts.tables import Labelled
+from cytosae_core.config import StudyConfig
+from cytosae_core.errors import DataError
+from cytosae_core.keys import SigningKey
+from cytosae_core.policy import SitePolicy
+
+Array = NDArray[Any]
+TOKENS_PER_IMAGE = 257
+
+
+class Tokens(Protocol):
+    """What a session needs from a token store (`cytosae_core.encoder.TokenStore`)."""
+
+    d: int
+    n_images: int
+    encoder_digest: str
+    canary: NDArray[np.float32]
+
+    def tokens(self, start: int, stop: int) -> NDArray[np.float16]: ...
+
+    def mask(self) -> NDArray[np.bool_]: ...
+
+    def gather(self, image: NDArray[np.int64], token: NDArray[np.int64]) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the hospital set up once: name, data, policy, key and a folder for state.
+
+    Attributes:
+        labels, units, attributes: one entry per stored image (not per listed image).
+        unit: what a unit is: patient, slide or source_file.
+        relay_isolation: `none` when agent and relay share a user, else `user`.
+    """
+
+    name: str
+    store: Tokens
+    labels: Sequence[str]
+    units: Sequence[str]
+    attributes: Sequence[Mapping[str, str]]
+    unit: str
+    policy: SitePolicy
+    key: SigningKey
+    state: Path
+    simulation: bool = False
+    relay_isolation: str = "none"
+
+
+class StudyData:
+    """A site's data seen through one study: integer labels and units, train and test split, random tokens."""
+
+    def __init__(self, site: Site, study: StudyConfig) -> None:
+        if site.store.d != study.encoder.d:
+            raise DataError(f"Expected tokens with d={study.encoder.d}, got d={site.store.d}.")
+        self.site, self.study = site, study
+        share = study.statistics.test_share
+        names = list(site.labels)
+        parts = split_units(site.units, names, (1 - share, share), salt=f"split|{study.name}")
+        self.train = np.flatnonzero(parts == 0)
+        self.test = np.flatnonzero(parts == 1)
+        if not len(self.train) or not len(self.test):
+            raise DataError(
+                "Expected at least one unit to train on and one to test on.", hint="Add patients."
+            )
+        self.unit_index = np.unique(np.asarray(site.units), return_inverse=True)[1].astype(np.int64)
+        self.train_unit = np.unique(self.unit_index[self.train], return_inverse=True)[1].astype(np.int64)
+        self.n_train_units = int(self.train_unit.max()) + 1
+        self.n_test_units = len(np.unique(self.unit_index[self.test]))
+        self.labelled = self._labelled(names)
+
+    def _labelled(self, names: list[str]) -> Labelled:
+        statistics = self.study.statistics
+        place = {name: index for index, name in enumerate(statistics.classes)}
+        attributes = np.full((len(names), len(statistics.attributes)), -1, dtype=np.int64)
+        for column, attribute in enumerate(statistics.attributes):
+            for row, values in enumerate(self.site.attributes):
+                attributes[row, column] = _level(values.get(attribute.name, ""), attribute.above)
+        return Labelled(
+            labels=np.array([place.get(name, -1) for name in names], dtype=np.int64),
+            units=self.unit_index,
+            attributes=attributes,
+            halves=split_units(self.site.units, names, (0.5, 0.5), salt=f"half|{self.study.name}"),
+            n_classes=len(statistics.classes),
+        )
+
+    def counts(self) -> tuple[Array, Array]:
+        """Values in the order of `config.COUNTS` then classes, and the units behind each."""
+        units = len(np.unique(self.unit_index))
+        labels = self.labelled.labels
+        classes = [np.flatnonzero(labels == index) for index in range(self.labelled.n_classes)]
+        values = [len(labels), units, self.n_train_units, self.n_test_units, *(len(c) for c in classes)]
+        behind = [units, units, self.n_train_units, self.n_test_units]
+        behind += [len(np.unique(self.unit_index[c])) for c in classes]
+        return np.array(values, dtype=np.float32), np.array(behind)
+
+    def random_tokens(self, images: Array, count: int, purpose: str) -> tuple[Array, Array]:
+        """`count` tokens [count, d] drawn with replacement from `images`, and each one's position in `images`.
+
+        The draw depends on study seed, site and purpose only, so that a repeated round gives the same bytes.
+        """
+        text = f"{self.study.seed}|{self.site.name}|{purpose}".encode()
+        rng = np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8], "big"))
+        position = rng.integers(len(images), size=count)
+        token = rng.integers(TOKENS_PER_IMAGE, size=count)
+        return self.site.store.gather(images[position], token), position
+
+    def read(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Tokens [b, 257, d] float32 and cell masks [b, 257] of stored images."""
+        return self.site.store.tokens(start, stop).astype(np.float32), self.site.store.mask()[start:stop]
+
+
+def _level(text: str, above: float) -> int:
+    try:
+        return int(float(text) >= above)
+    except ValueError:
+        return -1

@@ -1,0 +1,291 @@
+"""The study protocol: strict YAML in, one frozen object out. Its digest is in every message.
+
+`study.yaml` holds the protocol (what everybody agrees on) and, for simulations only, `local` (folders on this
+machine), which is never part of the digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from .canonical import digest_of
+from .errors import StudyError
+
+URN = "urn:cytosae:study:v1"
+KINDS = ("train", "validate")
+MODELS = ("pursuit", "topk", "relu")
+INITS = ("public-kmeans", "random", "file")
+RULES = ("firing-weighted", "size-weighted")
+GOLDEN_CELLS = 8
+VIEWS = ("raw", "standardised", "embedding")
+PROBES = ("standardised codes", "raw codes", "raw embeddings", "shuffled labels")
+QUALITY = ("sse", "ss_global", "ss_own", "tokens", "l0", "dead_fraction")
+COUNTS = ("images", "units", "train_units", "test_units")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which tokens: encoder name, block counted from 1 (0: the kind's default), preprocessing steps, digest
+    of the weights (empty: whatever the sites agree on, compared in hello)."""
+
+    name: str = "dinov2-s-demo"
+    layer: int = 6
+    steps: tuple[str, ...] = ("reinhard", "cell-mask")
+    d: int = 384
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class DictionaryConfig:
+    """n rows, k active rows per token, where row 0..n-1 come from, and the digest of that file."""
+
+    model: str = "pursuit"
+    n: int = 1024
+    k: int = 16
+    init: str = "public-kmeans"
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Rounds of local training. `batch_tokens` is per site and step; `row_clip` bounds the L2 norm of a
+    released row's change (rows have norm 1)."""
+
+    rounds: int = 15
+    local_steps: int = 20
+    batch_tokens: int = 128
+    learning_rate: float = 3e-3
+    aggregation: str = "firing-weighted"
+    server_learning_rate: float = 1.0
+    row_clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class RoundsConfig:
+    """When a step is complete: `quorum` sites must answer within `deadline_s` seconds, `retries` times."""
+
+    quorum: int = 2
+    deadline_s: float = 3600.0
+    retries: int = 1
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A yes/no property of a cell from a numeric column: column value >= `above`."""
+
+    name: str
+    above: float
+
+
+@dataclass(frozen=True)
+class StatisticsConfig:
+    """Classes and attributes that concepts are tested for; `bootstrap` resamples of units;
+    `eval_tokens`: held-out tokens per site for FVU."""
+
+    classes: tuple[str, ...] = ()
+    attributes: tuple[Attribute, ...] = ()
+    bootstrap: int = 100
+    test_share: float = 0.4
+    eval_tokens: int = 4096
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """The whole protocol. Raises StudyError when values do not fit together."""
+
+    name: str
+    sites: tuple[str, ...]
+    kind: str = "train"
+    profile: str = "masked"
+    question: str = "Do the concepts found in these blood cells hold in a hospital they have never seen?"
+    simulation: bool = False
+    seed: int = 0
+    min_units: int = 11
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    dictionary: DictionaryConfig = field(default_factory=DictionaryConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+
+    def __post_init__(self) -> None:
+        _one_of("kind", self.kind, KINDS)
+        _one_of("dictionary.model", self.dictionary.model, MODELS)
+        _one_of("dictionary.init", self.dictionary.init, INITS)
+        _one_of("training.aggregation", self.training.aggregation, RULES)
+        _one_of("profile", self.profile, ("evaluate_only", "masked"))
+        self._check_combination()
+        self._check_numbers()
+
+    def _check_combination(self) -> None:
+        if len(set(self.sites)) != len(self.sites) or not self.sites:
+            raise StudyError("Expected one or more sites with different names.")
+        if self.kind == "train" and self.profile != "masked":
+            raise StudyError("Expected profile=masked for kind=train.", hint="evaluate_only cannot train.")
+        if self.kind == "train" and self.dictionary.model != "pursuit":
+            raise StudyError(
+                f"Expected dictionary.model=pursuit for kind=train, got {self.dictionary.model}.",
+                hint="Encoder updates give single cells back; topk and relu train locally only.",
+            )
+        if not 1 <= self.rounds.quorum <= len(self.sites):
+            raise StudyError(f"Expected 1 <= rounds.quorum <= {len(self.sites)}, got {self.rounds.quorum}.")
+
+    def _check_numbers(self) -> None:
+        checks = {
+            "dictionary.n": 2 <= self.dictionary.n <= 1 << 20,
+            "dictionary.k": 1 <= self.dictionary.k <= self.dictionary.n,
+            "encoder.d": 1 <= self.encoder.d <= 1 << 14,
+            "training.rounds": 0 <= self.training.rounds <= 100_000,
+            "training.local_steps": 1 <= self.training.local_steps <= 100_000,
+            "training.batch_tokens": 1 <= self.training.batch_tokens <= 1 << 20,
+            "training.learning_rate": 0 < self.training.learning_rate <= 1,
+            "training.server_learning_rate": 0 < self.training.server_learning_rate <= 2,
+            "training.row_clip": 0 < self.training.row_clip <= 2,
+            "statistics.test_share": 0.05 <= self.statistics.test_share <= 0.5,
+            "statistics.bootstrap": 2 <= self.statistics.bootstrap <= 10_000,
+            "statistics.eval_tokens": 1 <= self.statistics.eval_tokens <= 1 << 24,
+            "rounds.deadline_s": 0 < self.rounds.deadline_s <= 30 * 86400,
+            "min_units": self.min_units >= 1 and (self.simulation or self.min_units >= 11),
+        }
+        for name, fits in checks.items():
+            if not fits:
+                raise StudyError(f"Expected {name} in its range.", hint="See docs/study.md for the ranges.")
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Classes, then attributes: the columns of the AUROC tables."""
+        return self.statistics.classes + tuple(item.name for item in self.statistics.attributes)
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Sizes of the symbolic dimensions of `egress.ALLOWED`."""
+        classes = len(self.statistics.classes)
+        return {
+            "n": self.dictionary.n,
+            "d": self.encoder.d,
+            "s": len(self.sites),
+            "c": classes,
+            "t": len(self.targets),
+            "h": len(COUNTS) + classes,
+            "g": GOLDEN_CELLS,
+            "q": len(QUALITY),
+            "v": len(VIEWS),
+            "p": len(PROBES),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The protocol as JSON values."""
+        return {"urn": URN, **asdict(self)}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the protocol: every request and reply carries it."""
+        return digest_of(self.to_dict())
+
+
+T = TypeVar("T")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise StudyError(f"Expected {name} in {allowed}, got {name}={value!r}.")
+
+
+def study_from_dict(values: Mapping[str, Any]) -> StudyConfig:
+    """A protocol from JSON or YAML values; unknown keys, wrong types and missing keys are errors."""
+    if values.get("urn") != URN:
+        raise StudyError(f"Expected urn: {URN} at the top of the study.")
+    return _build(StudyConfig, {key: value for key, value in values.items() if key != "urn"}, "study")
+
+
+_NESTED: dict[tuple[type, str], type] = {
+    (StudyConfig, "encoder"): EncoderConfig,
+    (StudyConfig, "dictionary"): DictionaryConfig,
+    (StudyConfig, "training"): TrainingConfig,
+    (StudyConfig, "rounds"): RoundsConfig,
+    (StudyConfig, "statistics"): StatisticsConfig,
+}
+
+
+def _build(cls: type[T], values: Any, where: str) -> T:
+    if not isinstance(values, Mapping):
+        raise StudyError(f"Expected a table in {where}.")
+    known = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise StudyError(
+                f"Expected a known key in {where}, got {key!r}.", hint=f"Known: {sorted(known)}."
+            )
+    ready = {key: _value(cls, key, str(known[key].type), value, where) for key, value in values.items()}
+    try:
+        return cls(**ready)
+    except TypeError as error:
+        raise StudyError(f"Expected all required keys in {where}.") from error
+
+
+def _value(cls: type, key: str, kind: str, value: Any, where: str) -> Any:
+    place = f"{where}.{key}"
+    if (cls, key) in _NESTED:
+        return _build(_NESTED[(cls, key)], value, place)
+    if kind.startswith("tuple[Attribute"):
+        return tuple(_build(Attribute, item, place) for item in _sequence(value, place))
+    if kind.startswith("tuple[str"):
+        return tuple(_scalar("str", item, place) for item in _sequence(value, place))
+    return _scalar(kind, value, place)
+
+
+def _sequence(value: Any, place: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise StudyError(f"Expected a list in {place}.")
+    return list(value)
+
+
+def _scalar(kind: str, value: Any, place: str) -> Any:
+    types: dict[str, tuple[type, ...]] = {
+        "str": (str,),
+        "int": (int,),
+        "float": (int, float),
+        "bool": (bool,),
+    }
+    if not isinstance(value, types[kind]) or (isinstance(value, bool) and kind != "bool"):
+        raise StudyError(f"Expected {place} to be {kind}, got {type(value).__name__}.")
+    return float(str(value)) if kind == "float" else value
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader without anchors and with an error on duplicate keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise StudyError(f"Expected no anchors in YAML, line {event.start_mark.line + 1}.")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                line = node.value[position][0].start_mark.line + 1
+                raise StudyError(f"Expected unique keys in YAML, got {key!r} twice, line {line}.")
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, strictly: no anchors, no duplicate keys, no custom tags, at most 1 MiB."""
+    try:
+        if path.stat().st_size > 1 << 20:
+            raise StudyError("Expected a YAML file of at most 1 MiB.")
+        values = _StrictLoader(path.read_text("utf-8")).get_single_data()
+    except FileNotFoundError as error:
+        raise StudyError(f"Expected a file at {path}.", hint="Check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise StudyError(f"Expected readable YAML in {path.name}{line}.") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise StudyError(f"Expected a table of settings in {path.name}.")
+    return values

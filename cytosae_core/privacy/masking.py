@@ -1,0 +1,81 @@
+"""The `masked` profile's row rules. Heuristic protection: it stops reconstruction as far as measured, never
+membership tests by somebody who already holds the tokens, and no epsilon is ever printed for it.
+
+    row set    rows fired by >= min_units units under the first dictionary, fixed before round 1
+    per round  fired by >= min_units units in this round, and not dominated by one unit (share <= 1/2)
+    readers    rows whose change points at a single training token, plainly or by signs, are withheld
+    clip       L2 norm of a row's change <= row_clip
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Largest share of one unit in a row's summed activation (dominance rule, n = 1, k = 50 %).
+MAX_UNIT_SHARE = 0.5
+# A change whose cosine with a training token exceeds this gives the token back (federated_sae section 5).
+READER_COSINE = 0.95
+
+
+@dataclass(frozen=True)
+class MaskedUpdate:
+    """delta [n, d] float16 and, per row, the units [n] behind it (0 where a rule withholds the row)."""
+
+    delta: Tensor
+    units: Tensor
+    withheld_dominated: int
+    withheld_readable: int
+
+
+@torch.no_grad()
+def mask_update(
+    base: Tensor,
+    trained: Tensor,
+    units: Tensor,
+    largest: Tensor,
+    allowed: Tensor,
+    tokens: Tensor,
+    row_clip: float,
+    *,
+    min_units: int,
+) -> MaskedUpdate:
+    """Apply the rules above except the threshold on `units`, which the door itself enforces.
+
+    Args:
+        base, trained: [n, d] dictionary before and after the local steps.
+        units: [n] units that fired each row in this round.
+        largest: [n] largest share of one unit.
+        allowed: [n] bool, the row set fixed before round 1.
+        tokens: [m, d] all training tokens of this round, centred and scaled.
+        row_clip: largest L2 norm of a row's change.
+        min_units: the policy's threshold; 1 (published images) switches dominance off.
+    """
+    delta = trained - base
+    dominated = (largest > MAX_UNIT_SHARE) & (min_units > 1)
+    candidate = allowed & (units >= min_units) & ~dominated
+    readable = torch.zeros_like(candidate)
+    readable[candidate] = readable_rows(delta[candidate], tokens)
+    open_rows = candidate & ~readable
+    norms = delta.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    clipped = delta * (row_clip / norms).clamp_max(1.0)
+    return MaskedUpdate(
+        (clipped * open_rows[:, None]).to(torch.float16),
+        torch.where(open_rows, units, torch.zeros_like(units)),
+        int((allowed & dominated).sum()),
+        int(readable.sum()),
+    )
+
+
+@torch.no_grad()
+def readable_rows(delta: Tensor, tokens: Tensor) -> Tensor:
+    """Which rows of `delta` [a, d] give a token of `tokens` [m, d] back: by cosine, or by the cosine of the
+    signs (Adam divides by a row's own size, so the sign pattern survives where the cosine does not)."""
+    found = torch.zeros(delta.shape[0], dtype=torch.bool)
+    for left, right in ((delta, tokens), (delta.sign(), tokens.sign())):
+        rows = torch.nn.functional.normalize(left, dim=1)
+        for chunk in torch.nn.functional.normalize(right, dim=1).split(2048):  # type: ignore[no-untyped-call]
+            found |= (rows @ chunk.T).abs().max(dim=1).values > READER_COSINE
+    return found

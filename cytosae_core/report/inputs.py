@@ -1,0 +1,89 @@
+"""What a report is computed from: the study's own numbers, as the coordinator received them. numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import QUALITY
+
+Array = NDArray[Any]
+Tables = dict[str, dict[str, Array]]  # site -> tensor name -> values as released
+
+
+@dataclass
+class RoundRecord:
+    """One round: quality of the dictionary it started from per site, bytes received, faults by site."""
+
+    round: int
+    quality: dict[str, Array]
+    bytes: int
+    faults: dict[str, str]
+
+
+@dataclass
+class Comparators:
+    """Only in simulations, where one machine holds all tokens. FVU about the federated mean, per site.
+
+    `other_seed` holds the final and first dictionary of a second federation that differs in its seed only.
+    """
+
+    pooled: dict[str, float] = field(default_factory=dict)
+    pooled_total: float | None = None
+    local_only: dict[str, dict[str, float]] = field(default_factory=dict)
+    pca: dict[str, float] = field(default_factory=dict)
+    other_seed: tuple[Array, Array] | None = None
+    other_seed_number: int = 0
+
+
+@dataclass
+class StudyResult:
+    """Everything the coordinator knows after the last step.
+
+    Attributes:
+        facts: site -> what it said in hello.
+        counts: site -> released counts (`config.COUNTS`, then classes), NaN when suppressed.
+        canary_difference: largest relative difference of golden-cell features between sites.
+        begin: site -> quality of the first dictionary.
+        rounds: one record per round.
+        describe: `final`, `init`, `random` -> site -> tables.
+        scores: site -> balanced_accuracy and site_recall.
+        first, final: dictionaries [n, d].
+        received: site -> message kind -> [messages, bytes].
+        faults: (site, step, code) of everything that did not answer.
+        suppressed: site -> values withheld, by tensor, summed over messages.
+    """
+
+    facts: dict[str, dict[str, str]] = field(default_factory=dict)
+    counts: dict[str, Array] = field(default_factory=dict)
+    canary_difference: float = 0.0
+    begin: dict[str, Array] = field(default_factory=dict)
+    rounds: list[RoundRecord] = field(default_factory=list)
+    describe: dict[str, Tables] = field(default_factory=dict)
+    scores: dict[str, dict[str, Array]] = field(default_factory=dict)
+    first: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    final: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    received: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    faults: list[tuple[str, str, str]] = field(default_factory=list)
+    suppressed: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def quality_dict(values: Array) -> dict[str, float | None]:
+    """Named quality numbers plus fvu (about the federated mean) and fvu_own_mean; None when suppressed."""
+    named: dict[str, float | None] = {
+        name: None if np.isnan(value) else float(value) for name, value in zip(QUALITY, values, strict=True)
+    }
+    sse, total, own = named["sse"], named["ss_global"], named["ss_own"]
+    named["fvu"] = sse / total if sse is not None and total else None
+    named["fvu_own_mean"] = sse / own if sse is not None and own else None
+    return named
+
+
+def total_fvu(qualities: dict[str, Array]) -> float | None:
+    """FVU over sites: mean over sites of FVU about the federated mean (every site counts the same)."""
+    values = [quality_dict(value)["fvu"] for value in qualities.values()]
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

@@ -1,0 +1,157 @@
+"""The report's sentences, made from its numbers: findings, answer, limits, what was not assessed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Json = dict[str, Any]
+
+
+def findings(report: Json) -> list[str]:
+    """Three main findings: reconstruction, meaning across sites, what left."""
+    return [_reconstruction(report), _meaning(report), _departure(report)]
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "not assessed" if value is None else f"{value:.{digits}f}"
+
+
+def _reconstruction(report: Json) -> str:
+    overall = report["overall"]
+    text = (
+        f"The shared dictionary leaves {_number(overall['federated_fvu'])} of the variance unexplained (FVU)"
+    )
+    if overall["ratio"] is not None:
+        text += (
+            f", {overall['ratio']:.3f} times the {overall['pooled_fvu']:.3f} of a dictionary trained on all "
+            "images in one place"
+        )
+    if overall["fvu_init"] is not None:
+        text += f"; before training it was {overall['fvu_init']:.3f}"
+    return text + "."
+
+
+def verdict_counts(report: Json) -> dict[str, int]:
+    """Number of concepts per verdict."""
+    names = ("holds", "differs", "no class meaning", "too few patients")
+    return {name: sum(concept["verdict"] == name for concept in report["concepts"]) for name in names}
+
+
+def _meaning(report: Json) -> str:
+    counts = verdict_counts(report)
+    shares = [entry for entry in report["agreement"]["replication"].values() if entry["share"] is not None]
+    text = (
+        f"{counts['holds']} of {len(report['concepts'])} concepts mean the same class or feature at every site; "
+        f"{counts['differs']} speak clearly at some site and not at another"
+    )
+    if shares:
+        share = float(np.mean([entry["share"] for entry in shares]))
+        nulls = [entry["null"] for entry in shares if entry["null"] is not None]
+        control = f" ({float(np.mean(nulls)):.0%} with shuffled labels)" if nulls else ""
+        text += (
+            f". Meanings chosen at the other sites held at the site left out in {share:.0%} of cases{control}"
+        )
+    return text + "."
+
+
+def _departure(report: Json) -> str:
+    sizes = [entry["bytes"] for entry in report["egress"]["sites"].values()]
+    if not sizes:
+        return "Nothing left any site."
+    return (
+        f"No raw image left a site. Each site sent {np.mean(sizes) / 1e6:.1f} MB on average, all of it dictionary "
+        "rows and statistics of the kinds listed below."
+    )
+
+
+def answer(report: Json) -> str:
+    """One paragraph that answers the study's question, with its uncertainty."""
+    counts = verdict_counts(report)
+    reported = [name for name, site in report["sites"].items() if site["status"] == "reported"]
+    if len(reported) < 3:
+        return f"Not estimable: {len(reported)} sites reported, at least 3 are needed."
+    views = report["loso"]["views"]
+    codes = _mean_view(views.get("standardised codes", {}))
+    raw = _mean_view(views.get("raw embeddings", {}))
+    text = (
+        f"At {len(reported)} sites, {counts['holds']} of {len(report['concepts'])} concepts held everywhere. "
+    )
+    if codes is not None and raw is not None:
+        chance = _number(report["loso"]["chance"], 2)
+        text += (
+            f"A classifier built from the other sites' concept averages named the cells of a site it had never "
+            f"seen with balanced accuracy {codes:.2f} (raw embeddings {raw:.2f}, chance {chance}). "
+        )
+    provisional = "With fewer than 5 sites this is provisional. " if len(reported) < 5 else ""
+    simulated = (
+        "These sites are simulated: nothing here is evidence about patients." if report["watermarks"] else ""
+    )
+    return (text + provisional + simulated).strip()
+
+
+def _mean_view(view: dict[str, float | None]) -> float | None:
+    known = [value for value in view.values() if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def limits(report: Json) -> list[str]:
+    """What this report does not show."""
+    units = sorted({site["unit"] for site in report["sites"].values() if site["unit"]})
+    lines = [
+        f"The unit of counting is: {', '.join(units) or 'unknown'}. Cells are never counted as independent.",
+        "The dictionary saw unlabelled images of every site, the left-out one included; only labels were left out.",
+        "An AUROC per concept and class is exploratory: concepts were not registered in advance and intervals are "
+        "not corrected for the number of concepts.",
+        "Codes are not better class features than raw embeddings; both are shown.",
+        "FVU says how much of the features is reproduced, not whether a concept makes medical sense; no expert "
+        "has judged these concepts.",
+    ]
+    if report["study"]["profile"] == "masked":
+        lines.append(
+            "Protection of dictionary updates is heuristic (masked); no epsilon applies. Membership tests by "
+            "somebody who holds the features of a cell remain possible."
+        )
+    if report["dictionary"]["init"] == "public-kmeans":
+        lines.append(
+            "Agreement between seeds is mostly that of the shared public start; see the value before training."
+        )
+    elif report["dictionary"]["init"] == "random":
+        lines.append("Rows started at random: on real cells this costs 10-14 % FVU against a public start.")
+    if any(site["relay_isolation"] == "none" for site in report["sites"].values()):
+        lines.append("Relay isolation: none (agent and relay shared one user; for development only).")
+    return lines
+
+
+def not_assessed(report: Json) -> list[Json]:
+    """Every part without a number, with its reason."""
+    gaps: list[Json] = []
+    if report["overall"]["pooled_fvu"] is None:
+        gaps.append({"item": "pooled training", "reason": "only possible where one machine holds all images"})
+    if report["stability"] is None:
+        gaps.append({"item": "stability between seeds", "reason": "no second federation was run"})
+    if report["site_predictability"]["reason"]:
+        gaps.append({"item": "site-predictability", "reason": report["site_predictability"]["reason"]})
+    if report["planted"] is None:
+        gaps.append({"item": "recovery of planted concepts", "reason": "only phantoms have known concepts"})
+    for name, site in report["sites"].items():
+        if site["status"] != "reported":
+            gaps.append({"item": f"site {name}", "reason": site["status"]})
+    for item, reason in (
+        ("prediction intervals and heterogeneity", "not part of this version of the report"),
+        ("expert agreement", "no expert review was held"),
+        ("calibration and subgroups", "not part of this version of the report"),
+    ):
+        gaps.append({"item": item, "reason": reason})
+    return gaps
+
+
+def how_to_check(report: Json) -> list[str]:
+    """What an auditor can do with the run folder."""
+    return [
+        f"The protocol's SHA-256 is {report['study']['protocol_sha256']}; it is in every signed message.",
+        "Sealed replies of every step but the rounds are in run/replies, signed by the sites; digests of the "
+        "round replies are in run/rounds.",
+        "`cytosae audit replies OUT` checks every signature and recomputes the site tables of this report.",
+    ]

@@ -1,0 +1,175 @@
+"""The demo: synthetic hospitals (or given site folders), real ViT features, federated rounds, a report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Mapping
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cytosae_client.site import Site
+from cytosae_server.study import write_study_folder
+from numpy.typing import NDArray
+
+from cytosae_core.canonical import sha256_hex
+from cytosae_core.config import (
+    Attribute,
+    DictionaryConfig,
+    EncoderConfig,
+    RoundsConfig,
+    StatisticsConfig,
+    StudyConfig,
+    TrainingConfig,
+)
+from cytosae_core.encoder import Encoder, load_encoder
+from cytosae_core.errors import StudyError
+from cytosae_core.keys import SigningKey
+from cytosae_core.phantom import DEMO_SITES, PLANTED, PUBLIC_SITE, generate_site
+from cytosae_core.policy import named_policy
+from cytosae_core.sae.init import public_centroids
+from cytosae_core.tensors import pack_tensors
+
+from .federation import LocalStudy, run_local
+from .progress import Display
+from .sites import QUICK_IMAGES, Embedded, embed, make_site, site_folders
+
+Array = NDArray[Any]
+ENCODER, LAYER, STEPS = "dinov2-s-demo", 6, ("reinhard", "cell-mask")
+PATIENTS, CELLS_PER_PATIENT = 48, 2
+DEFAULT_PUBLIC = "barcelona-acevedo-pbc"
+PUBLIC_TOKENS = 40_000
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Everything, from images to report.html."""
+    started = time.monotonic()
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    with Display() as display:
+        folders, public = _given(options) if options.sites else _phantoms(out, display)
+        limit = QUICK_IMAGES if options.quick else None
+        encoder = load_encoder(ENCODER, layer=LAYER, steps=STEPS)
+        corpus = embed(public, public.name, encoder, out / "stores", max_images=limit, progress=display.bar("public cells"))
+        embedded = {
+            name: embed(folder, name, encoder, out / "stores", max_images=limit, progress=display.bar(f"cells of {name}"))
+            for name, folder in folders.items()
+        }
+        local = _plan(options, out, embedded, corpus, encoder)
+        _clear_finished(out)
+        report = run_local(local, display.watch)
+        (out / "run" / "finished").touch()
+    _finish(options, report, time.monotonic() - started)
+    return 0
+
+
+def _given(options: argparse.Namespace) -> tuple[dict[str, Path], Path]:
+    folders = site_folders(options.sites)
+    name = options.public or (DEFAULT_PUBLIC if DEFAULT_PUBLIC in folders else next(iter(folders)))
+    if name not in folders:
+        raise StudyError(f"Expected --public to name a site folder, got {name}.", hint=f"One of {list(folders)}.")
+    public = folders.pop(name)
+    if len(folders) < 2:
+        raise StudyError(f"Expected at least 2 member sites beside the public corpus, got {len(folders)}.")
+    return folders, public
+
+
+def _phantoms(out: Path, display: Display) -> tuple[dict[str, Path], Path]:
+    folders = {}
+    for index, site in enumerate((*DEMO_SITES, PUBLIC_SITE)):
+        folder = out / "public" if site is PUBLIC_SITE else out / "sites" / site.name
+        generate_site(folder, site, patients=PATIENTS, cells_per_patient=CELLS_PER_PATIENT, seed=index)
+        folders[site.name] = folder
+    display.say(f"- {len(DEMO_SITES)} synthetic hospitals in {out / 'sites'}: different cameras, stains, patients")
+    return {site.name: folders[site.name] for site in DEMO_SITES}, folders[PUBLIC_SITE.name]
+
+
+def _plan(
+    options: argparse.Namespace, out: Path, embedded: Mapping[str, Embedded], corpus: Embedded, encoder: Encoder
+) -> LocalStudy:
+    phantoms = options.sites is None
+    policy = "masked" if phantoms else "public-data"
+    start = {"centroids": centroids(corpus, options.rows, seed=0)}
+    study = StudyConfig(
+        name="demo" if phantoms else options.sites.resolve().name,
+        sites=tuple(sorted(embedded)),
+        simulation=True,
+        min_units=named_policy(policy).min_units,
+        encoder=EncoderConfig(ENCODER, LAYER, STEPS, encoder.d, encoder.digest),
+        dictionary=DictionaryConfig(n=options.rows, digest=sha256_hex(pack_tensors(start))),
+        training=TrainingConfig(rounds=options.rounds),
+        rounds=RoundsConfig(quorum=2),
+        statistics=StatisticsConfig(
+            classes=tuple(sorted({label for item in embedded.values() for label in item.labels})),
+            attributes=_attributes(corpus) if phantoms else (),
+        ),
+    )
+    sites = {
+        name: make_site(item, policy, out / "homes" / name, simulation=True) for name, item in sorted(embedded.items())
+    }
+    _publish(out, study, start, sites)
+    restart = None if options.no_comparators else lambda seed: {"centroids": centroids(corpus, options.rows, seed=seed)}
+    return LocalStudy(
+        study, sites, start, out, restart, compare=not options.no_comparators, encoder_depth=encoder.depth
+    )
+
+
+def _attributes(corpus: Embedded) -> tuple[Attribute, ...]:
+    """Yes/no versions of the planted concepts: above their median on the public phantoms, which is public."""
+    found = []
+    for name in PLANTED:
+        values = [float(image.attributes[name]) for image in corpus.cohort.images]
+        found.append(Attribute(name, round(float(np.median(values)), 4)))
+    return tuple(found)
+
+
+def centroids(corpus: Embedded, n: int, *, seed: int) -> Array:
+    """Public k-means centroids [n, d] of tokens drawn from the corpus."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(corpus.store.n_images, size=PUBLIC_TOKENS)
+    token = rng.integers(257, size=PUBLIC_TOKENS)
+    return public_centroids(corpus.store.gather(image, token), n, seed=seed)
+
+
+def _publish(out: Path, study: StudyConfig, start: Mapping[str, Array], sites: Mapping[str, Site]) -> None:
+    """The study folder that a coordinator would hold: protocol, start, pinned keys."""
+    key = SigningKey.load_or_create(out / "study.key")
+    keys = {name: site.key.public_hex for name, site in sites.items()}
+    write_study_folder(out, study, start, keys, key.public_hex)
+
+
+def _clear_finished(out: Path) -> None:
+    """A finished run starts afresh (token stores stay); an unfinished one goes on."""
+    if (out / "run" / "finished").exists():
+        for name in ("run", "run-other-seed"):
+            shutil.rmtree(out / name, ignore_errors=True)
+
+
+def _finish(options: argparse.Namespace, report: Mapping[str, Any], seconds: float) -> None:
+    path = options.out / "report.html"
+    if options.json:
+        print(json.dumps(summary(report, path, seconds), allow_nan=False))
+        return
+    print(f"\nReport: {path}  (data: {options.out / 'report.json'}; {seconds:.0f} s)")
+    for number, finding in enumerate(report["findings"], 1):
+        print(f"  {number}. {finding}")
+
+
+def summary(report: Mapping[str, Any], path: Path, seconds: float) -> dict[str, Any]:
+    """The demo's JSON line."""
+    names = ("images", "fvu", "l0", "dead_fraction")
+    return {
+        "report": str(path),
+        "sites": {site: {name: values[name] for name in names} for site, values in report["sites"].items()},
+        "pooled_fvu": report["overall"]["pooled_fvu"],
+        "federated_fvu": report["overall"]["federated_fvu"],
+        "bytes_out": {site: values["bytes_out"] for site, values in report["sites"].items()},
+        "seconds": round(seconds, 1),
+    }
+
+
+

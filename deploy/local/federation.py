@@ -1,0 +1,100 @@
+"""A whole study on this machine: sites in process over LocalGrid, comparators, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cytosae_client.session import Session
+from cytosae_client.site import Site, StudyData
+from cytosae_server.coordinator import Coordinator
+from cytosae_server.loop import CANARY_TOLERANCE, StudyRun
+from cytosae_server.runfolder import RunFolder
+from cytosae_server.study import write_report
+from cytosae_server.transport import LocalGrid
+from numpy.typing import NDArray
+
+from cytosae_core.config import StudyConfig
+from cytosae_core.keys import SigningKey
+from cytosae_core.report.build import build_report
+from cytosae_core.report.inputs import Comparators, StudyResult
+from cytosae_core.sae.checkpoint import save_checkpoint
+
+from .comparators import Pool, local_matrix
+
+Array = NDArray[Any]
+Watch = Callable[[str, Mapping[str, Any]], None]
+OTHER_SEED = 1
+
+
+@dataclass(frozen=True)
+class LocalStudy:
+    """Protocol, sites, start tensors (`centroids` or a frozen model) and the output folder.
+
+    Attributes:
+        restart: seed -> start tensors of another seed, for the stability between seeds; None skips it.
+        compare: also train pooled and local-only dictionaries.
+    """
+
+    study: StudyConfig
+    sites: Mapping[str, Site]
+    start: Mapping[str, Array]
+    out: Path
+    restart: Callable[[int], Mapping[str, Array]] | None = None
+    compare: bool = True
+    encoder_depth: int = 12
+
+
+def run_local(local: LocalStudy, watch: Watch) -> dict[str, Any]:
+    """Run the study and write `report.json`, `report.html` and the final dictionary; returns the report."""
+    started = time.monotonic()
+    result, scale_data = _federate(local, local.study, local.start, local.out / "run", watch)
+    comparators = _compare(local, result, scale_data, watch) if local.study.kind == "train" else None
+    facts = {"encoder_depth": local.encoder_depth, "canary_tolerance": CANARY_TOLERANCE}
+    report = dict(build_report(local.study, result, comparators, **facts))
+    watch("reported", {"seconds": time.monotonic() - started})
+    write_report(local.out, report)
+    if local.study.kind == "train":
+        save_checkpoint(
+            local.out / "dictionary", {"dictionary": result.final},
+            {"model": "pursuit", "k": local.study.dictionary.k, "study": local.study.digest},
+        )  # fmt: skip
+    return report
+
+
+def _federate(
+    local: LocalStudy, study: StudyConfig, start: Mapping[str, Array], folder: Path, watch: Watch
+) -> tuple[StudyResult, StudyRun]:
+    key = SigningKey.load_or_create(local.out / "study.key")
+    sessions = {name: Session(site, study, key.public_hex) for name, site in local.sites.items()}
+    keys = {name: site.key.public_hex for name, site in local.sites.items()}
+    grid = LocalGrid({name: session.handle for name, session in sessions.items()})
+    try:
+        run = StudyRun(Coordinator(study, key, keys), grid, RunFolder(folder, study), start, watch)
+        return run.run(), run
+    finally:
+        grid.close()
+
+
+def _compare(local: LocalStudy, result: StudyResult, run: StudyRun, watch: Watch) -> Comparators:
+    out = Comparators()
+    if local.restart is not None:
+        out.other_seed_number = OTHER_SEED
+        other_study = replace(local.study, seed=OTHER_SEED)
+        other, _ = _federate(local, other_study, local.restart(OTHER_SEED), local.out / "run-other-seed", watch)
+        out.other_seed = (other.final, other.first)
+    if not local.compare:
+        return out
+    watch("step", {"step": "comparators", "round": 0, "of": 0})
+    data = {name: StudyData(local.sites[name], local.study) for name in result.describe["final"]}
+    pool = Pool(local.study, data, run.scale, result.first)
+    out.pooled = pool.fvu(pool.train(list(data)))
+    out.pooled_total = float(np.mean(list(out.pooled.values())))
+    watch("comparator", {"name": "pooled"})
+    out.pca = pool.pca()
+    out.local_only = local_matrix(pool, lambda name: watch("comparator", {"name": name}))
+    return out

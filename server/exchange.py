@@ -1,0 +1,125 @@
+"""One step with all sites: send, wait, verify, fold in one at a time; quorum, deadline, retries, typed faults."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from cytosae_core.egress import Reply
+from cytosae_core.errors import CytosaeError, StudyError
+
+from .coordinator import Ask, Coordinator, request_digest
+from .transport import Incoming, Transport
+
+# How many requests may be out at once. Requests are made when they are sent, so this also bounds memory.
+IN_FLIGHT = 8
+POLL_S = 0.2
+# Refusals that a new request may cure; all other refusals are final for the step.
+RETRIED = frozenset({"expired", "busy", "relay", "unreachable"})
+
+
+@dataclass
+class Outcome:
+    """Who answered, and the code of everybody who did not."""
+
+    answered: list[str] = field(default_factory=list)
+    faults: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Pending:
+    site: str
+    ask: Ask
+    request_sha256: str
+    tries: int
+
+
+class Exchange:
+    """Runs single steps. `report` is told (site, state) for progress displays: sent, done or a fault code."""
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        transport: Transport,
+        report: Callable[[str, str], None] = lambda site, state: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._coordinator, self._transport = coordinator, transport
+        self._report, self._clock = report, clock
+        self._rules = coordinator.study.rounds
+
+    def run(
+        self,
+        sites: Iterable[str],
+        ask: Callable[[str], Ask],
+        accept: Callable[[Reply], None],
+        *,
+        quorum: int,
+        keep: Callable[[str, bytes], None] = lambda site, data: None,
+    ) -> Outcome:
+        """Ask every site; `accept` gets each good reply as it comes, `keep` its bytes once it was accepted.
+
+        Raises:
+            StudyError: fewer than `quorum` sites answered before the deadline. What was accepted is kept by
+            the caller's checkpoint; the study can be resumed.
+        """
+        outcome = Outcome()
+        waiting = deque((site, 0) for site in sites)
+        pending: dict[str, _Pending] = {}
+        end = self._clock() + self._rules.deadline_s
+        while (waiting or pending) and self._clock() < end:
+            while waiting and len(pending) < IN_FLIGHT:
+                site, tries = waiting.popleft()
+                ticket, entry = self._send(site, ask(site), tries)
+                pending[ticket] = entry
+            for answer in self._transport.poll(min(POLL_S, max(0.0, end - self._clock()))):
+                if (entry_or_none := pending.pop(answer.ticket, None)) is not None:
+                    self._settle(answer, entry_or_none, accept, keep, outcome, waiting)
+        for site in [entry.site for entry in pending.values()] + [site for site, _ in waiting]:
+            self._fault(outcome, site, "deadline")
+        if len(outcome.answered) < quorum:
+            raise StudyError(
+                f"Expected quorum={quorum} sites to answer, got {len(outcome.answered)}: {outcome.faults}.",
+                hint="Ask the named sites to look at their logs, then resume.",
+            )
+        return outcome
+
+    def _send(self, site: str, ask: Ask, tries: int) -> tuple[str, _Pending]:
+        request = self._coordinator.request(site, ask)
+        self._report(site, "sent")
+        ticket = self._transport.send(site, request, self._rules.deadline_s)
+        # The tensors are on their way; keeping only what identifies the reply keeps memory flat.
+        return ticket, _Pending(site, Ask(ask.kind, ask.round, {}, {}), request_digest(request), tries)
+
+    def _settle(
+        self,
+        answer: Incoming,
+        entry: _Pending,
+        accept: Callable[[Reply], None],
+        keep: Callable[[str, bytes], None],
+        outcome: Outcome,
+        waiting: deque[tuple[str, int]],
+    ) -> None:
+        code = answer.fault
+        if answer.data is not None:
+            try:
+                reply = self._coordinator.open_reply(answer.data, entry.site, entry.ask, entry.request_sha256)
+                code = reply.code if reply.status == "refused" else ""
+                if not code:
+                    accept(reply)
+                    keep(entry.site, answer.data)
+            except CytosaeError as error:
+                code = error.code
+        if not code:
+            outcome.answered.append(entry.site)
+            self._report(entry.site, "done")
+        elif code in RETRIED and entry.tries < self._rules.retries:
+            waiting.append((entry.site, entry.tries + 1))
+        else:
+            self._fault(outcome, entry.site, code)
+
+    def _fault(self, outcome: Outcome, site: str, code: str) -> None:
+        outcome.faults[site] = code
+        self._report(site, code)

@@ -1,0 +1,318 @@
+"""A study from hello to final statistics, over any transport. numpy only; survives kill -9 between messages.
+
+    hello     software, encoder digest, golden cells        -> who takes part
+    moments   sums of tokens                                -> federated mean and scale
+    begin     first dictionary                              -> row sets fixed at the sites
+    rounds    dictionary -> row changes, quality            -> next dictionary
+    describe  final, first and a random dictionary          -> concept tables
+    score     probes of the other sites                     -> leave-one-site-out, site-predictability
+
+`validate` studies have a frozen dictionary: hello, describe, score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytosae_core import egress
+from cytosae_core.aggregate.rules import RowAverage
+from cytosae_core.config import StudyConfig
+from cytosae_core.egress import Reply
+from cytosae_core.errors import CytosaeError, StudyError
+from cytosae_core.report.inputs import RoundRecord, StudyResult, total_fvu
+from cytosae_core.sae.scale import TokenScale, rows_from_centroids
+
+from .coordinator import Ask, Coordinator
+from .exchange import Exchange
+from .probes import score_tensors
+from .runfolder import RunFolder
+from .transport import Transport
+
+Array = NDArray[Any]
+Watch = Callable[[str, Mapping[str, Any]], None]
+
+# Largest difference of golden-cell features between a site and the median site, relative to their size:
+# fp32 on different CPUs stays below 1e-4; a wrong resize or fp16 weights are above 5e-3.
+CANARY_TOLERANCE = 2e-3
+
+
+class StudyRun:
+    """One study. Call `run()`; after a crash make a new one with the same folder and call it again.
+
+    Args:
+        coordinator: protocol and keys.
+        transport: how to reach the sites.
+        folder: where replies and dictionaries are kept.
+        start: `centroids` [n, d] of public tokens, or the frozen model's tensors for `validate`.
+        watch: told about events: (`step`, `site`, `round`) with details, for displays.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        transport: Transport,
+        folder: RunFolder,
+        start: Mapping[str, Array],
+        watch: Watch = lambda event, details: None,
+    ) -> None:
+        self.study: StudyConfig = coordinator.study
+        self._coordinator, self._folder, self._start, self._watch = coordinator, folder, dict(start), watch
+        self._exchange = Exchange(
+            coordinator, transport, lambda site, state: watch("site", {"site": site, "state": state})
+        )
+        self.result = StudyResult()
+        self.scale = TokenScale(np.zeros(self.study.encoder.d, np.float32), 1.0)
+        self._members: list[str] = list(self.study.sites)
+
+    def run(self) -> StudyResult:
+        """All steps. Raises StudyError when a quorum is missed; what was received stays for a resume."""
+        self._hello()
+        if self.study.kind == "train":
+            self.scale = self._moments()
+            model = {"dictionary": self._rounds(self.scale)}
+        else:
+            self.scale, model = self._frozen()
+        self.result.final = model.get("dictionary", model.get("W_dec", np.zeros((0, 0), np.float32)))
+        self._describe(model, self.scale)
+        self._score(model, self.scale)
+        return self.result
+
+    # Steps
+
+    def _hello(self) -> None:
+        replies: dict[str, Reply] = {}
+        self._step("hello", 0, lambda site: ({}, {}), lambda reply: replies.update({reply.site: reply}))
+        digests = sorted({reply.facts.get("encoder_digest", "") for reply in replies.values()})
+        wanted = self.study.encoder.digest or _most_common(
+            [r.facts.get("encoder_digest", "") for r in replies.values()]
+        )
+        middle = np.median([replies[site].tensors["canary"] for site in sorted(replies)], axis=0)
+        size = float(np.sqrt((middle**2).mean()))
+        for site, reply in sorted(replies.items()):
+            difference = float(np.abs(reply.tensors["canary"] - middle).max()) / max(size, 1e-12)
+            self.result.canary_difference = max(self.result.canary_difference, difference)
+            self.result.facts[site], self.result.counts[site] = reply.facts, reply.tensors["counts"]
+            if reply.facts.get("encoder_digest") != wanted or difference > CANARY_TOLERANCE:
+                self._drop(site, "hello", "encoder")
+        if len(self._members) < self.study.rounds.quorum:
+            raise StudyError(
+                f"Expected the same encoder at quorum={self.study.rounds.quorum} sites, got {len(digests)} digests.",
+                hint="Install the same release and weights everywhere.",
+            )
+
+    def _moments(self) -> TokenScale:
+        sums: dict[str, Mapping[str, Array]] = {}
+        self._step(
+            "moments", 0, lambda site: ({}, {}), lambda reply: sums.update({reply.site: reply.tensors})
+        )
+        usable = [tables for _, tables in sorted(sums.items()) if not np.isnan(tables["token_count"][0])]
+        return TokenScale.from_sums(
+            np.sum([tables["token_sum"].astype(np.float64) for tables in usable], axis=0),
+            float(sum(float(tables["token_square"][0]) for tables in usable)),
+            float(sum(float(tables["token_count"][0]) for tables in usable)),
+        )
+
+    def _rounds(self, scale: TokenScale) -> Array:
+        self.result.first = self._first_dictionary(scale)
+        self._folder.save_round(0, self.result.first, {"round": 0})
+        tensors = {"dictionary": self.result.first}
+        self._step(
+            "begin", 0, lambda site: (_with(tensors, scale), {}),
+            lambda reply: self.result.begin.update({reply.site: reply.tensors["quality"]}),
+        )  # fmt: skip
+        dictionary = self._resume()
+        for number in range(len(self.result.rounds) + 1, self.study.training.rounds + 1):
+            dictionary = self._round(number, dictionary, scale)
+        return dictionary
+
+    def _first_dictionary(self, scale: TokenScale) -> Array:
+        config, d = self.study.dictionary, self.study.encoder.d
+        if config.init == "random":
+            return random_rows(config.n, d, self.study.seed)
+        name = "centroids" if config.init == "public-kmeans" else "dictionary"
+        start = self._start.get(name)
+        if start is None or start.shape != (config.n, d):
+            raise StudyError(f"Expected a start file with {name}[{config.n}, {d}].", hint="cytosae sae init")
+        if name == "centroids":
+            return rows_from_centroids(start, scale)
+        return np.asarray(start / np.linalg.norm(start, axis=1, keepdims=True), dtype=np.float32)
+
+    def _resume(self) -> Array:
+        """The dictionary after the last finished round, and the records of the finished ones."""
+        records = self._folder.rounds()
+        for record in records[1:]:
+            quality = {site: _floats(values) for site, values in record["quality"].items()}
+            self.result.rounds.append(
+                RoundRecord(record["round"], quality, record["bytes"], record["faults"])
+            )
+            for site, size in record["received"].items():
+                self._count(site, "round", int(size), {})
+            self.result.faults += [
+                (site, f"round {record['round']}", code) for site, code in record["faults"].items()
+            ]
+        if len(records) > 1:
+            self._watch("resumed", {"round": records[-1]["round"]})
+        return self._folder.dictionary(records[-1]["round"], records[-1]["dictionary"])
+
+    def _round(self, number: int, dictionary: Array, scale: TokenScale) -> Array:
+        training = self.study.training
+        average = RowAverage(dictionary, training.aggregation, training.server_learning_rate)
+        tokens = float(training.local_steps * training.batch_tokens)
+        quality: dict[str, Array] = {}
+        received: dict[str, int] = {}
+        digests: dict[str, str] = {}
+
+        def accept(reply: Reply) -> None:
+            average.fold(reply.tensors["delta"], reply.tensors["fired"], tokens)
+            quality[reply.site] = reply.tensors["quality"]
+            received[reply.site], digests[reply.site] = reply.size, reply.sha256
+            self._count(reply.site, "round", reply.size, reply.suppressed)
+
+        tensors = {"dictionary": dictionary}
+        self._watch("step", {"step": "round", "round": number, "of": training.rounds})
+        outcome = self._exchange.run(
+            self._members, lambda site: Ask("round", number, _with(tensors, scale), {}), accept,
+            quorum=self.study.rounds.quorum,
+        )  # fmt: skip
+        updated = average.result()
+        record = {
+            "round": number,
+            "quality": {site: _json_floats(values) for site, values in quality.items()},
+            "bytes": sum(received.values()),
+            "received": received,
+            "replies": digests,
+            "faults": outcome.faults,
+        }  # fmt: skip
+        self._folder.save_round(number, updated, record)
+        self.result.rounds.append(RoundRecord(number, quality, sum(received.values()), outcome.faults))
+        self.result.faults += [(site, f"round {number}", code) for site, code in outcome.faults.items()]
+        self._watch("round", {"round": number, "fvu": total_fvu(quality), "faults": outcome.faults})
+        return updated
+
+    def _frozen(self) -> tuple[TokenScale, dict[str, Array]]:
+        model = dict(self._start)
+        scale = TokenScale(
+            model.pop("mean", np.zeros(self.study.encoder.d, np.float32)),
+            float(model.pop("scale", np.ones(1, np.float32))[0]),
+        )
+        return scale, model
+
+    def _describe(self, model: Mapping[str, Array], scale: TokenScale) -> None:
+        wanted: dict[str, Mapping[str, Array]] = {"final": model}
+        config = self.study.dictionary
+        if config.model == "pursuit":
+            wanted["random"] = {
+                "dictionary": random_rows(config.n, self.study.encoder.d, self.study.seed + 1)
+            }
+        if self.study.kind == "train":
+            wanted["init"] = {"dictionary": self.result.first}
+        for index, (which, tensors) in enumerate(wanted.items()):
+            tables: dict[str, dict[str, Array]] = {}
+            self.result.describe[which] = tables
+            self._describe_one(which, index, _with(tensors, scale), tables)
+
+    def _describe_one(
+        self, which: str, index: int, tensors: Mapping[str, Array], into: dict[str, dict[str, Array]]
+    ) -> None:
+        params = {"full": which == "final"}
+        self._step(
+            "describe",
+            index,
+            lambda site: (tensors, params),
+            lambda reply: into.update({reply.site: reply.tensors}),
+            step=f"describe-{which}",
+        )
+
+    def _score(self, model: Mapping[str, Array], scale: TokenScale) -> None:
+        tables = self.result.describe["final"]
+        self._step(
+            "score", 0,
+            lambda site: (_with({**model, **score_tensors(self.study, tables, site)}, scale), {}),
+            lambda reply: self.result.scores.update({reply.site: reply.tensors}),
+        )  # fmt: skip
+
+    # Helpers
+
+    def _step(
+        self,
+        kind: str,
+        number: int,
+        content: Callable[[str], tuple[Mapping[str, Array], Mapping[str, Any]]],
+        accept: Callable[[Reply], None],
+        *,
+        step: str = "",
+    ) -> None:
+        """One non-round step: kept replies first, then ask the sites that are missing."""
+        step = step or kind
+        self._watch("step", {"step": step, "round": 0, "of": 0})
+
+        def keep(reply: Reply) -> None:
+            accept(reply)
+            self._count(reply.site, kind, reply.size, reply.suppressed)
+
+        have = self._kept(step, kind, number, keep)
+        outcome = self._exchange.run(
+            [site for site in self._members if site not in have],
+            lambda site: Ask(kind, number, *content(site)),
+            keep,
+            quorum=max(0, self.study.rounds.quorum - len(have)),
+            keep=lambda site, data: self._folder.keep_reply(step, site, data),
+        )
+        for site, code in outcome.faults.items():
+            self._drop(site, step, code)
+
+    def _kept(self, step: str, kind: str, number: int, accept: Callable[[Reply], None]) -> set[str]:
+        have = set()
+        for site, data in self._folder.kept_replies(step).items():
+            if site not in self._members:
+                continue
+            expected = {"study": self.study.name, "protocol": self.study.digest, "site": site}
+            expected_kind = {"kind": kind, "round": number}
+            try:
+                reply = egress.open(
+                    data, self._coordinator.site_keys[site], {**expected, **expected_kind}, self.study.dims
+                )
+                accept(reply)
+                have.add(site)
+            except CytosaeError:
+                continue  # a damaged file is asked for again
+        return have
+
+    def _drop(self, site: str, step: str, code: str) -> None:
+        """A site that missed a step that all later ones build on takes no further part; the report names it."""
+        self._members = [member for member in self._members if member != site]
+        self.result.faults.append((site, step, code))
+        self._watch("dropped", {"site": site, "step": step, "code": code})
+
+    def _count(self, site: str, kind: str, size: int, suppressed: Mapping[str, int]) -> None:
+        entry = self.result.received.setdefault(site, {}).setdefault(kind, [0, 0])
+        entry[0], entry[1] = entry[0] + 1, entry[1] + size
+        totals = self.result.suppressed.setdefault(site, {})
+        for name, count in suppressed.items():
+            totals[name] = totals.get(name, 0) + count
+
+
+def random_rows(n: int, d: int, seed: int) -> Array:
+    """Random unit rows [n, d] float32 (PCG64): a control, and the start where no public tokens exist."""
+    rows = np.random.default_rng(seed).standard_normal((n, d))
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+def _with(tensors: Mapping[str, Array], scale: TokenScale) -> dict[str, Array]:
+    return {**tensors, "mean": scale.mean, "scale": np.array([scale.scale], np.float32)}
+
+
+def _most_common(values: list[str]) -> str:
+    return max(sorted(set(values)), key=values.count)
+
+
+def _json_floats(values: Array) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
+
+
+def _floats(values: list[float | None]) -> Array:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float32)

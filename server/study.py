@@ -1,0 +1,95 @@
+"""The coordinator's study folder: everything that a run needs, and what it writes.
+
+    study.yaml        the protocol            start.safetensors   public centroids or the frozen dictionary
+    study.key         the study key (0600)    site-keys.json      pinned public key of every site
+    study-key.pub     its public part         run/                state (see runfolder.py)
+    report.json, report.html, dictionary.*    results
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from numpy.typing import NDArray
+
+from cytosae_core.canonical import canonical_json, parse_json
+from cytosae_core.config import StudyConfig, load_yaml, study_from_dict
+from cytosae_core.errors import StudyError
+from cytosae_core.keys import SigningKey
+from cytosae_core.report.build import build_report
+from cytosae_core.report.html import render
+from cytosae_core.sae.checkpoint import load_checkpoint, save_checkpoint
+from cytosae_core.tensors import write_atomic
+
+from .coordinator import Coordinator
+from .loop import CANARY_TOLERANCE, StudyRun
+from .runfolder import RunFolder
+from .transport import Transport
+
+Array = NDArray[Any]
+
+
+def write_study_folder(
+    folder: Path, study: StudyConfig, start: Mapping[str, Array], site_keys: Mapping[str, str], study_key: str
+) -> None:
+    """Write protocol, start, pinned site keys and the study key's public part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(json.loads(canonical_json(study.to_dict())), sort_keys=False)
+    write_atomic(folder / "study.yaml", text.encode())
+    if start:
+        save_checkpoint(folder / "start", start, {"study": study.digest})
+    write_atomic(folder / "site-keys.json", canonical_json(dict(site_keys)))
+    write_atomic(folder / "study-key.pub", f"{study_key}\n".encode())
+
+
+def read_protocol(path: Path) -> StudyConfig:
+    """The protocol of a `study.yaml`; the section `local` (folders on one machine) is not part of it."""
+    values = load_yaml(path)
+    values.pop("local", None)
+    return study_from_dict(values)
+
+
+def read_site_keys(path: Path) -> dict[str, str]:
+    """Pinned public keys by site."""
+    try:
+        values = parse_json(path.read_bytes())
+    except OSError as error:
+        raise StudyError("Expected site-keys.json in the study folder.", hint="Enrol the sites.") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values.values()):
+        raise StudyError("Expected site-keys.json to map site names to public keys.")
+    return {str(name): key for name, key in values.items()}
+
+
+def run_study_folder(folder: Path, transport: Transport, watch: Any = lambda event, details: None) -> int:
+    """Run (or resume) the study in `folder` over `transport` and write its report; returns 0.
+
+    Raises:
+        StudyError: protocol, start or keys are missing or do not fit; a quorum was missed.
+    """
+    study = read_protocol(folder / "study.yaml")
+    needs_start = study.kind == "validate" or study.dictionary.init != "random"
+    start = load_checkpoint(folder / "start").tensors if needs_start else {}
+    key = SigningKey.load_or_create(folder / "study.key")
+    coordinator = Coordinator(study, key, read_site_keys(folder / "site-keys.json"))
+    run = StudyRun(coordinator, transport, RunFolder(folder / "run", study), start, watch)
+    try:
+        result = run.run()
+    finally:
+        transport.close()
+    report = dict(build_report(study, result, None, canary_tolerance=CANARY_TOLERANCE))
+    write_report(folder, report)
+    if study.kind == "train":
+        facts = {"model": "pursuit", "k": study.dictionary.k, "study": study.digest}
+        save_checkpoint(folder / "dictionary", {"dictionary": result.final}, facts)
+    return 0
+
+
+def write_report(out: Path, report: Mapping[str, Any]) -> None:
+    """report.json and report.html, each atomically."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
+    write_atomic(out / "report.html", render(dict(report)).encode())
