@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cytosae_core.cohort import split_units
+from cytosae_core.cohort import Cohort, split_units
 from cytosae_core.concepts.tables import Labelled
 from cytosae_core.config import StudyConfig
+from cytosae_core.encoder import TokenStore
 from cytosae_core.errors import DataError
 from cytosae_core.keys import SigningKey
 from cytosae_core.policy import SitePolicy
@@ -58,6 +59,23 @@ class Site:
     state: Path
     simulation: bool = False
     relay_isolation: str = "none"
+
+    @classmethod
+    def of(cls, cohort: Cohort, store: TokenStore, policy: SitePolicy, home: Path, **facts: Any) -> Site:
+        """A site from its cohort and token store; key and state live in `home`."""
+        images = [cohort.images[index] for index in store.image_index]
+        return cls(
+            name=cohort.name,
+            store=store,
+            labels=[image.label for image in images],
+            units=[image.unit for image in images],
+            attributes=[image.attributes for image in images],
+            unit=cohort.unit,
+            policy=policy,
+            key=SigningKey.load_or_create(home / "site.key"),
+            state=home / "state",
+            **facts,
+        )
 
 
 class StudyData:

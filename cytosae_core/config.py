@@ -84,12 +84,11 @@ class Attribute:
 
 @dataclass(frozen=True)
 class StatisticsConfig:
-    """Classes and attributes that concepts are tested for; `bootstrap` resamples of units;
+    """Classes and attributes that concepts are tested for; `test_share` of the units is held out;
     `eval_tokens`: held-out tokens per site for FVU."""
 
     classes: tuple[str, ...] = ()
     attributes: tuple[Attribute, ...] = ()
-    bootstrap: int = 100
     test_share: float = 0.4
     eval_tokens: int = 4096
 
@@ -146,7 +145,6 @@ class StudyConfig:
             "training.server_learning_rate": 0 < self.training.server_learning_rate <= 2,
             "training.row_clip": 0 < self.training.row_clip <= 2,
             "statistics.test_share": 0.05 <= self.statistics.test_share <= 0.5,
-            "statistics.bootstrap": 2 <= self.statistics.bootstrap <= 10_000,
             "statistics.eval_tokens": 1 <= self.statistics.eval_tokens <= 1 << 24,
             "rounds.deadline_s": 0 < self.rounds.deadline_s <= 30 * 86400,
             "min_units": self.min_units >= 1 and (self.simulation or self.min_units >= 11),

@@ -72,7 +72,7 @@ def run_study_folder(folder: Path, transport: Transport, watch: Any = lambda eve
     """
     study = read_protocol(folder / "study.yaml")
     needs_start = study.kind == "validate" or study.dictionary.init != "random"
-    start = load_checkpoint(folder / "start").tensors if needs_start else {}
+    start = load_checkpoint(folder / "start", sha256=study.dictionary.digest).tensors if needs_start else {}
     key = SigningKey.load_or_create(folder / "study.key")
     coordinator = Coordinator(study, key, read_site_keys(folder / "site-keys.json"))
     run = StudyRun(coordinator, transport, RunFolder(folder / "run", study), start, watch)

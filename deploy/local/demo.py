@@ -63,7 +63,7 @@ def run_demo(options: argparse.Namespace) -> int:
         _clear_finished(out)
         report = run_local(local, display.watch)
         (out / "run" / "finished").touch()
-    _finish(options, report, time.monotonic() - started)
+    print_outcome(report, out, time.monotonic() - started, as_json=options.json)
     return 0
 
 
@@ -149,12 +149,13 @@ def _clear_finished(out: Path) -> None:
             shutil.rmtree(out / name, ignore_errors=True)
 
 
-def _finish(options: argparse.Namespace, report: Mapping[str, Any], seconds: float) -> None:
-    path = options.out / "report.html"
-    if options.json:
+def print_outcome(report: Mapping[str, Any], out: Path, seconds: float, *, as_json: bool) -> None:
+    """Where the report is and its three main findings, or one JSON line."""
+    path = out / "report.html"
+    if as_json:
         print(json.dumps(summary(report, path, seconds), allow_nan=False))
         return
-    print(f"\nReport: {path}  (data: {options.out / 'report.json'}; {seconds:.0f} s)")
+    print(f"\nReport: {path}  (data: {out / 'report.json'}; {seconds:.0f} s)")
     for number, finding in enumerate(report["findings"], 1):
         print(f"  {number}. {finding}")
 
@@ -170,6 +171,3 @@ def summary(report: Mapping[str, Any], path: Path, seconds: float) -> dict[str, 
         "bytes_out": {site: values["bytes_out"] for site, values in report["sites"].items()},
         "seconds": round(seconds, 1),
     }
-
-
-

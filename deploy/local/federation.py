@@ -18,11 +18,13 @@ from cytosae_server.study import write_report
 from cytosae_server.transport import LocalGrid
 from numpy.typing import NDArray
 
+from cytosae_core.canonical import sha256_hex
 from cytosae_core.config import StudyConfig
 from cytosae_core.keys import SigningKey
 from cytosae_core.report.build import build_report
 from cytosae_core.report.inputs import Comparators, StudyResult
 from cytosae_core.sae.checkpoint import save_checkpoint
+from cytosae_core.tensors import pack_tensors
 
 from .comparators import Pool, local_matrix
 
@@ -84,8 +86,10 @@ def _compare(local: LocalStudy, result: StudyResult, run: StudyRun, watch: Watch
     out = Comparators()
     if local.restart is not None:
         out.other_seed_number = OTHER_SEED
-        other_study = replace(local.study, seed=OTHER_SEED)
-        other, _ = _federate(local, other_study, local.restart(OTHER_SEED), local.out / "run-other-seed", watch)
+        start = local.restart(OTHER_SEED)
+        dictionary = replace(local.study.dictionary, digest=sha256_hex(pack_tensors(start)))
+        other_study = replace(local.study, seed=OTHER_SEED, dictionary=dictionary)
+        other, _ = _federate(local, other_study, start, local.out / "run-other-seed", watch)
         out.other_seed = (other.final, other.first)
     if not local.compare:
         return out

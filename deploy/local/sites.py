@@ -10,7 +10,6 @@ from cytosae_client.site import Site
 from cytosae_core.cohort import Cohort, read_cohort
 from cytosae_core.encoder import Encoder, TokenStore, build_store
 from cytosae_core.errors import DataError
-from cytosae_core.keys import SigningKey
 from cytosae_core.policy import named_policy
 
 Progress = Callable[[int, int], None]
@@ -50,18 +49,5 @@ def embed(
 
 
 def make_site(embedded: Embedded, policy: str, home: Path, *, simulation: bool) -> Site:
-    """A site whose key and state live in `home`."""
-    images = [embedded.cohort.images[index] for index in embedded.store.image_index]
-    return Site(
-        name=embedded.cohort.name,
-        store=embedded.store,
-        labels=[image.label for image in images],
-        units=[image.unit for image in images],
-        attributes=[image.attributes for image in images],
-        unit=embedded.cohort.unit,
-        policy=named_policy(policy),
-        key=SigningKey.load_or_create(home / "site.key"),
-        state=home / "state",
-        simulation=simulation,
-        relay_isolation="none",
-    )
+    """A site whose key and state live in `home`; agent and coordinator share a process: no relay isolation."""
+    return Site.of(embedded.cohort, embedded.store, named_policy(policy), home, simulation=simulation)

@@ -1,0 +1,94 @@
+"""`cytosae site`: the hospital's commands. Nothing here sends anything by itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the commands."""
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    check = commands.add_parser("check", help="check a folder of images and its table")
+    check.add_argument("data", type=Path)
+    check.add_argument("--json", action="store_true")
+    check.set_defaults(run=_check)
+    preview = commands.add_parser("preview", help="what would leave under a policy, before anything leaves")
+    preview.add_argument("--policy", default="masked", choices=("masked", "evaluate_only"))
+    preview.add_argument("--json", action="store_true")
+    preview.set_defaults(run=_preview)
+    agent = commands.add_parser("agent", help="serve one study from the token store, on a Unix socket")
+    agent.add_argument("--data", type=Path, required=True, help="folder of images")
+    agent.add_argument("--name", required=True, help="this site's name in the study")
+    agent.add_argument("--study", type=Path, required=True, help="protocol (study.yaml)")
+    agent.add_argument("--study-key", required=True, help="the study's public key, 64 hex digits, or a file with it")
+    agent.add_argument("--home", type=Path, required=True, help="folder for key, state and token store")
+    agent.add_argument("--socket", type=Path, required=True)
+    agent.add_argument("--policy", default="masked")
+    agent.add_argument("--relay-uid", type=int, default=None, help="user id of the relay (default: this user)")
+    agent.add_argument("--simulation", action="store_true", help="this is a simulation on public or synthetic cells")
+    agent.set_defaults(run=_agent)
+    relay = commands.add_parser("relay", help="carry sealed bytes between Flower's SuperNode and the agent")
+    relay.add_argument("address", help="runtime address of the SuperNode, host:port")
+    relay.add_argument("socket", type=Path)
+    relay.add_argument("--secret-file", type=Path)
+    relay.set_defaults(run=_relay)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from cytosae_core.cohort import check_cohort, read_cohort
+
+    result = check_cohort(read_cohort(options.data))
+    if options.json:
+        print(json.dumps(result.to_dict()))
+    else:
+        console = Console()
+        for name, value in result.to_dict().items():
+            console.print(f"[bold]{name}[/bold] {value}", highlight=False)
+        for problem in result.problems:
+            console.print(f"! {problem}", markup=False)
+    return 0 if result.usable else 1
+
+
+def _preview(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from cytosae_core import egress
+    from cytosae_core.policy import named_policy
+
+    policy = named_policy(options.policy)
+    rows = egress.describe(policy)
+    if options.json:
+        print(json.dumps({"policy": policy.name, "sha256": policy.digest, "fields": rows, "never": egress.NEVER}))
+        return 0
+    table = Table(title=f"What may leave under policy {policy.name} (at least {policy.min_units} units per number)")
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row.values())
+    console = Console()
+    console.print(table)
+    console.print("Never: " + "; ".join(egress.NEVER) + ".", markup=False)
+    console.print("relay isolation: none when agent and relay share a user", markup=False)
+    return 0
+
+
+def _agent(options: argparse.Namespace) -> int:
+    from .serve import serve_agent
+
+    uid = os.getuid() if options.relay_uid is None else options.relay_uid
+    return serve_agent(options, uid)
+
+
+def _relay(options: argparse.Namespace) -> int:
+    import threading
+
+    from .relay import run_relay
+
+    run_relay(options.address, options.socket, secret_file=options.secret_file, stop=threading.Event())
+    return 0

@@ -1,0 +1,61 @@
+"""`cytosae sae`: make and inspect dictionaries."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the commands."""
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    init = commands.add_parser("init", help="public k-means centroids: where training starts")
+    init.add_argument("data", type=Path, help="folder of PUBLIC images (never hospital images)")
+    init.add_argument("out", type=Path, help="checkpoint to write, without suffix")
+    init.add_argument("--rows", type=int, default=1024)
+    init.add_argument("--seed", type=int, default=0)
+    init.add_argument("--encoder", default="dinov2-s-demo")
+    init.add_argument("--weights", type=Path)
+    init.add_argument("--layer", type=int, help="block counted from 1 (default: the middle one)")
+    init.set_defaults(run=_init)
+    show = commands.add_parser("show", help="facts of a dictionary on disk, verified")
+    show.add_argument("path", type=Path)
+    show.add_argument("--json", action="store_true")
+    show.set_defaults(run=_show)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from cytosae_core.encoder import ENCODERS, default_layer, load_encoder
+    from cytosae_core.errors import SetupError
+    from cytosae_core.sae.checkpoint import save_checkpoint
+
+    from .demo import STEPS, centroids
+    from .progress import Display
+    from .sites import embed
+
+    if options.encoder not in ENCODERS:
+        raise SetupError(f"Expected --encoder in {sorted(ENCODERS)}, got {options.encoder}.")
+    layer = options.layer or default_layer(ENCODERS[options.encoder].depth, "train")
+    encoder = load_encoder(options.encoder, options.weights, layer=layer, steps=STEPS)
+    with Display() as display:
+        corpus = embed(
+            options.data, "public", encoder, options.out.parent / "stores", max_images=None, progress=display.bar("public")
+        )
+    facts = {"encoder": encoder.digest, "seed": options.seed}
+    digest = save_checkpoint(options.out, {"centroids": centroids(corpus, options.rows, seed=options.seed)}, facts)
+    print(f"centroids {options.rows} x {encoder.d}  sha256 {digest}")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from cytosae_core.sae.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(options.path)
+    shapes = {name: list(values.shape) for name, values in loaded.tensors.items()}
+    if options.json:
+        print(json.dumps({**loaded.facts, "tensors": shapes}))
+        return 0
+    for name, value in {**loaded.facts, **shapes}.items():
+        print(f"{name:12} {value}")
+    return 0
