@@ -6,7 +6,7 @@ with w_si how often row i fired at site s (`firing-weighted`, default: -5 % FVU 
 cells, docs/decisions/001) or the number of training tokens of the site (`size-weighted`). A row nobody
 released stays as it was.
 
-The order of arrival cannot matter: deltas are float16 (multiples of 2**-24, below 4 in magnitude) and weights
+The order of arrival cannot matter: deltas are float16 (multiples of 2**-24, at most 2 in magnitude) and weights
 are integers below 2**20, so every product and every sum over up to 2**7 sites is exact in float64.
 """
 
@@ -22,6 +22,7 @@ from ..errors import MessageError, StudyError
 Array = NDArray[Any]
 MAX_WEIGHT = 2**20
 MAX_SITES = 2**7
+MAX_CHANGE = 2.0  # rows have norm 1, so an honest change of an entry is at most 2
 
 
 class RowAverage:
@@ -52,6 +53,8 @@ class RowAverage:
         """
         if delta.shape != self._base.shape or fired.shape != self._weight.shape:
             raise MessageError("Expected an update of the dictionary's shape.")
+        if not (np.abs(delta) <= MAX_CHANGE).all():
+            raise MessageError(f"Expected changes of at most {MAX_CHANGE} per entry.")
         if self.sites >= MAX_SITES:
             raise StudyError(f"Expected at most {MAX_SITES} sites in one aggregation.")
         released = (delta != 0).any(axis=1)

