@@ -23,12 +23,18 @@ def register(parser: argparse.ArgumentParser) -> None:
     agent.add_argument("--data", type=Path, required=True, help="folder of images")
     agent.add_argument("--name", required=True, help="this site's name in the study")
     agent.add_argument("--study", type=Path, required=True, help="protocol (study.yaml)")
-    agent.add_argument("--study-key", required=True, help="the study's public key, 64 hex digits, or a file with it")
+    agent.add_argument(
+        "--study-key", required=True, help="the study's public key, 64 hex digits, or a file with it"
+    )
     agent.add_argument("--home", type=Path, required=True, help="folder for key, state and token store")
     agent.add_argument("--socket", type=Path, required=True)
     agent.add_argument("--policy", default="masked")
-    agent.add_argument("--relay-uid", type=int, default=None, help="user id of the relay (default: this user)")
-    agent.add_argument("--simulation", action="store_true", help="this is a simulation on public or synthetic cells")
+    agent.add_argument(
+        "--relay-uid", type=int, default=None, help="user id of the relay (default: this user)"
+    )
+    agent.add_argument(
+        "--simulation", action="store_true", help="this is a simulation on public or synthetic cells"
+    )
     agent.set_defaults(run=_agent)
     relay = commands.add_parser("relay", help="carry sealed bytes between Flower's SuperNode and the agent")
     relay.add_argument("address", help="runtime address of the SuperNode, host:port")
@@ -64,9 +70,15 @@ def _preview(options: argparse.Namespace) -> int:
     policy = named_policy(options.policy)
     rows = egress.describe(policy)
     if options.json:
-        print(json.dumps({"policy": policy.name, "sha256": policy.digest, "fields": rows, "never": egress.NEVER}))
+        print(
+            json.dumps(
+                {"policy": policy.name, "sha256": policy.digest, "fields": rows, "never": egress.NEVER}
+            )
+        )
         return 0
-    table = Table(title=f"What may leave under policy {policy.name} (at least {policy.min_units} units per number)")
+    table = Table(
+        title=f"What may leave under policy {policy.name} (at least {policy.min_units} units per number)"
+    )
     for column in rows[0]:
         table.add_column(column)
     for row in rows:

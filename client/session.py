@@ -257,7 +257,7 @@ class Session:
                 ("standardised", True),
             )
         ]
-        recalls = self._recalls(tensors, scores)
+        recalls = self._recalls(tensors, params, scores)
         units = len(np.unique(known.units[inside]))
         return {
             "balanced_accuracy": Release(
@@ -287,22 +287,25 @@ class Session:
         ]
         return float(np.mean(draws))
 
-    def _recalls(self, tensors: Mapping[str, Array], scores: ImageScores) -> Array:
-        """[v, s]: recall of this site against each other one; NaN for itself and where nothing is shared."""
+    def _recalls(self, tensors: Mapping[str, Array], params: Mapping[str, Any], scores: ImageScores) -> Array:
+        """[v, s]: recall of this site against each peer; NaN elsewhere and where nothing is shared.
+
+        Peer tensors hold this site's own half moments first, then those of `params["peers"]` (site indices).
+        """
         known = self.data.labelled
         fit = (known.labels >= 0) & (known.halves == 0)
         test = (known.labels >= 0) & (known.halves == 1)
         views = own_views(scores, known, fit)
         out = np.full((len(VIEWS), len(self.study.sites)), np.nan, dtype=np.float32)
-        me = self.study.sites.index(self.site.name)
+        peers = [int(index) for index in params.get("peers", []) if 0 <= int(index) < len(self.study.sites)]
         for row, view in enumerate(VIEWS):
             name = "embedding" if view == "embedding" else "code"
-            moments = [_peer(tensors, name, index, view) for index in range(len(self.study.sites))]
-            for column in range(len(self.study.sites)):
-                if column != me and test.any():
-                    out[row, column] = site_recall(
-                        views[view][test], known.labels[test], known.units[test], moments[me], moments[column]
-                    )
+            own = _peer(tensors, name, 0, view)
+            for position, column in enumerate(peers if test.any() else [], 1):
+                other = _peer(tensors, name, position, view)
+                out[row, column] = site_recall(
+                    views[view][test], known.labels[test], known.units[test], own, other
+                )
         return out
 
     def _half_units(self, half: int = 0) -> int:
@@ -355,7 +358,7 @@ class Session:
 
 
 def _peer(tensors: Mapping[str, Array], name: str, index: int, view: str) -> tuple[Array, Array]:
-    """Half-class mean and variance [c, w] of site `index`, standardised with its own first half if asked."""
+    """Half-class mean and variance [c, w] of entry `index`, standardised with its own first half if asked."""
     mean = tensors[f"peer_{name}_half_class_mean"][index].astype(np.float64)
     variance = tensors[f"peer_{name}_half_class_var"][index].astype(np.float64)
     if view != "standardised":

@@ -61,6 +61,11 @@ def unpack(data: bytes, purpose: str, public_hex: str) -> Envelope:
     return Envelope(header, body, sha256_hex(data))
 
 
+def body_of(data: bytes) -> bytes:
+    """The body of an envelope that was verified before, without verifying it again."""
+    return _split(data)[1]
+
+
 def _split(data: bytes) -> tuple[bytes, bytes, bytes]:
     if len(data) < len(MAGIC) + 12 + SIGNATURE_BYTES or not data.startswith(MAGIC):
         raise MessageError("Expected a CytoSAE envelope.", hint="Both sides must run the same version.")

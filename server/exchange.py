@@ -13,8 +13,6 @@ from cytosae_core.errors import CytosaeError, StudyError
 from .coordinator import Ask, Coordinator, request_digest
 from .transport import Incoming, Transport
 
-# How many requests may be out at once. Requests are made when they are sent, so this also bounds memory.
-IN_FLIGHT = 8
 POLL_S = 0.2
 # Refusals that a new request may cure; all other refusals are final for the step.
 RETRIED = frozenset({"expired", "busy", "relay", "unreachable"})
@@ -70,7 +68,7 @@ class Exchange:
         pending: dict[str, _Pending] = {}
         end = self._clock() + self._rules.deadline_s
         while (waiting or pending) and self._clock() < end:
-            while waiting and len(pending) < IN_FLIGHT:
+            while waiting and len(pending) < self._transport.in_flight:
                 site, tries = waiting.popleft()
                 ticket, entry = self._send(site, ask(site), tries)
                 pending[ticket] = entry

@@ -28,8 +28,8 @@ from cytosae_core.sae.scale import TokenScale, rows_from_centroids
 
 from .coordinator import Ask, Coordinator
 from .exchange import Exchange
-from .probes import score_tensors
-from .runfolder import RunFolder
+from .probes import ScoreRequests
+from .runfolder import ReplyTables, RunFolder
 from .transport import Transport
 
 Array = NDArray[Any]
@@ -211,29 +211,29 @@ class StudyRun:
         if self.study.kind == "train":
             wanted["init"] = {"dictionary": self.result.first}
         for index, (which, tensors) in enumerate(wanted.items()):
-            tables: dict[str, dict[str, Array]] = {}
-            self.result.describe[which] = tables
-            self._describe_one(which, index, _with(tensors, scale), tables)
+            self._describe_one(which, index, _with(tensors, scale))
 
-    def _describe_one(
-        self, which: str, index: int, tensors: Mapping[str, Array], into: dict[str, dict[str, Array]]
-    ) -> None:
+    def _describe_one(self, which: str, index: int, tensors: Mapping[str, Array]) -> None:
+        """Tables stay on disk, in the replies: memory does not grow with the number of sites."""
         params = {"full": which == "final"}
+        answered: set[str] = set()
         self._step(
             "describe",
             index,
             lambda site: (tensors, params),
-            lambda reply: into.update({reply.site: reply.tensors}),
+            lambda reply: answered.add(reply.site),
             step=f"describe-{which}",
         )
+        self.result.describe[which] = ReplyTables(self._folder, f"describe-{which}", sorted(answered))
 
     def _score(self, model: Mapping[str, Array], scale: TokenScale) -> None:
-        tables = self.result.describe["final"]
+        requests = ScoreRequests(self.study, self.result.describe["final"])
         self._step(
-            "score", 0,
-            lambda site: (_with({**model, **score_tensors(self.study, tables, site)}, scale), {}),
+            "score",
+            0,
+            lambda site: (_with({**model, **requests.tensors(site)}, scale), {"peers": requests.peers(site)}),
             lambda reply: self.result.scores.update({reply.site: reply.tensors}),
-        )  # fmt: skip
+        )
 
     # Helpers
 

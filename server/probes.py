@@ -8,56 +8,73 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cytosae_core.concepts.probe import combine, standardise
-from cytosae_core.config import StudyConfig
+from cytosae_core.concepts.probe import Probe, ProbeSums, standardise
+from cytosae_core.config import VIEWS, StudyConfig
 
 Array = NDArray[Any]
+Tables = Mapping[str, Mapping[str, Array]]
 # Requests hold finite numbers: a dropped feature has this variance, so that it weighs nothing.
 DROPPED_VARIANCE = 1e30
+# With many sites, a site is told apart from its neighbours in the protocol's order only (4 on each side):
+# requests, memory and time stay independent of the number of sites.
+NEIGHBOURS = 4
+PEER_TABLES = tuple(
+    f"{view}_{part}_{moment}"
+    for view in ("code", "embedding")
+    for part in ("half", "half_class")
+    for moment in ("mean", "var")
+)
 
 
-def score_tensors(
-    study: StudyConfig, tables: Mapping[str, Mapping[str, Array]], held_out: str
-) -> dict[str, Array]:
-    """Probes of all sites but `held_out`, and every site's half moments (NaN where a site has none)."""
-    others = [tables[site] for site in study.sites if site in tables and site != held_out]
-    out: dict[str, Array] = {}
-    for view in ("raw", "standardised", "embedding"):
-        out |= _probe(view, others, study)
-    for name, width in (("code", study.dictionary.n), ("embedding", study.encoder.d)):
-        for part, shape in (("half_class", (len(study.statistics.classes), width)), ("half", (width,))):
-            for moment in ("mean", "var"):
-                key = f"{name}_{part}_{moment}"
-                missing = np.full(shape, np.nan, np.float32)
-                out[f"peer_{key}"] = np.stack(
-                    [tables[site][key] if site in tables else missing for site in study.sites]
-                )
-    return out
+class ScoreRequests:
+    """Reads every site's tables once; then makes one site's request at a time."""
+
+    def __init__(self, study: StudyConfig, tables: Tables) -> None:
+        self.study, self.tables = study, tables
+        self._sums = {view: ProbeSums() for view in VIEWS}
+        for site in tables:
+            table = tables[site]
+            for view in VIEWS:
+                self._sums[view].add(*class_moments(view, table))
+
+    def tensors(self, site: str) -> dict[str, Array]:
+        """Probes of all sites but `site`, and half moments of the site and its peers, in the order of `peers`."""
+        own = self.tables[site]
+        out: dict[str, Array] = {}
+        for view in VIEWS:
+            probe = self._sums[view].without(*class_moments(view, own))
+            out |= _finite(view, probe)
+        peers = [self.tables[self.study.sites[index]] for index in self.peers(site)]
+        for name in PEER_TABLES:
+            out[f"peer_{name}"] = np.stack([own[name], *(table[name] for table in peers)])
+        return out
+
+    def peers(self, site: str) -> list[int]:
+        """Indices (in the protocol) of the sites that `site` is told apart from."""
+        known = [index for index, name in enumerate(self.study.sites) if name in self.tables]
+        place, count = known.index(self.study.sites.index(site)), len(known)
+        if count <= 2 * NEIGHBOURS + 1:
+            return [index for index in known if index != known[place]]
+        steps = [step for step in range(-NEIGHBOURS, NEIGHBOURS + 1) if step]
+        return [known[(place + step) % count] for step in steps]
 
 
-def _probe(view: str, others: list[Mapping[str, Array]], study: StudyConfig) -> dict[str, Array]:
-    width = study.encoder.d if view == "embedding" else study.dictionary.n
-    if not others:
-        shape = (len(study.statistics.classes), width)
-        mean, variance = np.full(shape, np.nan, np.float32), np.full(width, DROPPED_VARIANCE, np.float32)
-        return {f"probe_{view}_mean": mean, f"probe_{view}_var": variance}
-    moments = [_class_moments(view, table) for table in others]
-    probe = combine(np.stack([m[0] for m in moments]), np.stack([m[1] for m in moments]))
-    return {
-        f"probe_{view}_mean": probe.mean.astype(np.float32),
-        f"probe_{view}_var": np.minimum(probe.variance, DROPPED_VARIANCE).astype(np.float32),
-    }
-
-
-def _class_moments(view: str, table: Mapping[str, Array]) -> tuple[Array, Array]:
+def class_moments(view: str, table: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Class means and variances [c, w] of one site in one view, NaN where withheld."""
     name = "embedding" if view == "embedding" else "code"
     mean = table[f"{name}_class_mean"].astype(np.float64)
     variance = table[f"{name}_class_var"].astype(np.float64)
     if view != "standardised":
         return mean, variance
-    centre, spread = table["code_all_mean"], table["code_all_var"]
+    centre, spread = table["code_all_mean"].astype(np.float64), table["code_all_var"].astype(np.float64)
     unknown = np.isnan(mean) | np.isnan(centre)
+    fires = spread > 1e-12
     scaled = np.where(unknown, np.nan, standardise(mean, centre, spread))
-    return scaled, np.where(
-        unknown | ~(spread > 1e-12), np.where(unknown, np.nan, 0.0), variance / np.maximum(spread, 1e-12)
-    )
+    return scaled, np.where(unknown, np.nan, np.where(fires, variance / np.where(fires, spread, 1), 0.0))
+
+
+def _finite(view: str, probe: Probe) -> dict[str, Array]:
+    return {
+        f"probe_{view}_mean": probe.mean.astype(np.float32),
+        f"probe_{view}_var": np.minimum(probe.variance, DROPPED_VARIANCE).astype(np.float32),
+    }

@@ -8,6 +8,7 @@ run/dictionary.*         the dictionary after the last finished round, and after
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 
 from cytosae_core.canonical import canonical_json, parse_json
 from cytosae_core.config import StudyConfig
+from cytosae_core.envelope import body_of
 from cytosae_core.errors import StudyError
 from cytosae_core.sae.checkpoint import load_checkpoint, save_checkpoint
-from cytosae_core.tensors import write_atomic
+from cytosae_core.tensors import unpack_tensors, write_atomic
 
 Array = NDArray[Any]
 
@@ -79,3 +81,21 @@ class RunFolder:
     def dictionary(self, number: int, digest: str) -> Array:
         """The dictionary after round `number`, [n, d] float32, if its digest is the recorded one."""
         return np.asarray(load_checkpoint(self._dictionary(number), sha256=digest).tensors["dictionary"])
+
+
+class ReplyTables(Mapping[str, Mapping[str, Array]]):
+    """Tensors of one step by site, read from the kept replies on demand (they were verified when accepted)."""
+
+    def __init__(self, folder: RunFolder, step: str, sites: list[str]) -> None:
+        self._folder, self._step, self._sites = folder.folder / "replies" / step, step, sites
+
+    def __getitem__(self, site: str) -> Mapping[str, Array]:
+        if site not in self._sites:
+            raise KeyError(site)
+        return unpack_tensors(body_of((self._folder / f"{site}.reply").read_bytes()))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)

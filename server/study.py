@@ -1,9 +1,9 @@
 """The coordinator's study folder: everything that a run needs, and what it writes.
 
-    study.yaml        the protocol            start.safetensors   public centroids or the frozen dictionary
-    study.key         the study key (0600)    site-keys.json      pinned public key of every site
-    study-key.pub     its public part         run/                state (see runfolder.py)
-    report.json, report.html, dictionary.*    results
+study.yaml        the protocol            start.safetensors   public centroids or the frozen dictionary
+study.key         the study key (0600)    site-keys.json      pinned public key of every site
+study-key.pub     its public part         run/                state (see runfolder.py)
+report.json, report.html, dictionary.*    results
 """
 
 from __future__ import annotations

@@ -35,7 +35,12 @@ class Incoming:
 
 
 class Transport(Protocol):
-    """What the round loop needs from a transport. No method blocks longer than its own argument says."""
+    """What the round loop needs from a transport. No method blocks longer than its own argument says.
+
+    `in_flight`: how many requests may be out at once. Requests are made when they are sent, so this bounds memory.
+    """
+
+    in_flight: int
 
     def sites(self) -> tuple[str, ...]:
         """Names of the sites that can be reached now, sorted."""
@@ -65,6 +70,7 @@ class LocalGrid:
 
     def __init__(self, handlers: Mapping[str, Callable[[bytes], bytes]], *, workers: int = 1) -> None:
         self._handlers = dict(handlers)
+        self.in_flight = workers + 1
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="local-site")
         self._answers: queue.Queue[Incoming] = queue.Queue()
         self._count = 0

@@ -12,13 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from cytosae_client.session import Session
 from cytosae_client.site import Site
-from cytosae_server.coordinator import Coordinator
-from cytosae_server.loop import StudyRun
-from cytosae_server.runfolder import RunFolder
-from cytosae_server.transport import LocalGrid, Transport
-
 from cytosae_core.config import (
     Attribute,
     DictionaryConfig,
@@ -30,6 +26,10 @@ from cytosae_core.config import (
 )
 from cytosae_core.keys import SigningKey
 from cytosae_core.policy import SitePolicy
+from cytosae_server.coordinator import Coordinator
+from cytosae_server.loop import StudyRun
+from cytosae_server.runfolder import RunFolder
+from cytosae_server.transport import LocalGrid, Transport
 
 D, N, K, TRUE = 16, 24, 3, 12
 CLASSES = ("lymphocyte", "monocyte", "neutrophil")
@@ -90,7 +90,9 @@ def study_config(sites: int = 3, **changes: Any) -> StudyConfig:
     return replace(base, **changes)
 
 
-def make_site(name: str, home: Path, policy: SitePolicy, *, seed: int, patients: int = 30, **facts: Any) -> Site:
+def make_site(
+    name: str, home: Path, policy: SitePolicy, *, seed: int, patients: int = 30, **facts: Any
+) -> Site:
     """A site of `patients` patients with two images each."""
     labels = [index % len(CLASSES) for index in range(patients * 2)]
     tokens = make_tokens(len(labels), labels, shift=0.3 * seed, seed=seed)
@@ -119,7 +121,9 @@ class Federation:
     home: Path
     study: StudyConfig = field(default_factory=study_config)
     policy: SitePolicy = field(default_factory=lambda: SitePolicy("masked", "masked"))
-    wrap: Mapping[str, Callable[[Callable[[bytes], bytes]], Callable[[bytes], bytes]]] = field(default_factory=dict)
+    wrap: Mapping[str, Callable[[Callable[[bytes], bytes]], Callable[[bytes], bytes]]] = field(
+        default_factory=dict
+    )
     start: Mapping[str, np.ndarray] = field(default_factory=dict)
     workers: int = 1
 
@@ -127,20 +131,26 @@ class Federation:
         self.key = SigningKey.load_or_create(self.home / "study.key")
         self.logs: list[str] = []
         self.sites = {
-            name: make_site(name, self.home, self.policy, seed=index) for index, name in enumerate(self.study.sites)
+            name: make_site(name, self.home, self.policy, seed=index)
+            for index, name in enumerate(self.study.sites)
         }
         self.sessions = {
-            name: Session(site, self.study, self.key.public_hex, self.logs.append) for name, site in self.sites.items()
+            name: Session(site, self.study, self.key.public_hex, self.logs.append)
+            for name, site in self.sites.items()
         }
         self.events: list[tuple[str, dict[str, Any]]] = []
 
     @property
     def coordinator(self) -> Coordinator:
-        return Coordinator(self.study, self.key, {name: site.key.public_hex for name, site in self.sites.items()})
+        return Coordinator(
+            self.study, self.key, {name: site.key.public_hex for name, site in self.sites.items()}
+        )
 
     def handlers(self) -> dict[str, Callable[[bytes], bytes]]:
         plain = {name: session.handle for name, session in self.sessions.items()}
-        return {name: self.wrap[name](handle) if name in self.wrap else handle for name, handle in plain.items()}
+        return {
+            name: self.wrap[name](handle) if name in self.wrap else handle for name, handle in plain.items()
+        }
 
     def run(self, folder: Path | None = None, transport: Transport | None = None) -> StudyRun:
         """A finished run; `run.result` holds the numbers."""

@@ -6,7 +6,7 @@ plus how much its class means differ between sites, so that a feature which move
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -56,28 +56,61 @@ def unit_weights(units: Ints) -> tuple[Floats, int]:
     return 1.0 / (len(names) * count[place]), len(names)
 
 
-def combine(means: Floats, variances: Floats) -> Probe:
-    """A probe from site-wise class means and variances [s, c, w]; NaN where a site has nothing to say.
+@dataclass
+class ProbeSums:
+    """Sums over sites of class means, their squares and class variances: all that a probe needs.
 
-    A feature that some site withheld is dropped (mean 0, infinite variance would be the same).
+    A site can be taken out again (`without`), so leave-one-site-out keeps memory independent of the number of
+    sites. NaN entries (withheld, or a class that a site does not have) do not count.
     """
-    known = ~np.isnan(means)
-    count = known.sum(axis=0)
-    present = (count > 0).any(axis=1)
-    with np.errstate(invalid="ignore"):
-        mean = np.where(count > 0, np.nansum(means, axis=0) / np.maximum(count, 1), np.nan)
-    within = _mean_of_known(variances.reshape(-1, variances.shape[-1]))
-    between = _mean_of_known(np.where(known, (means - mean) ** 2, np.nan).reshape(-1, means.shape[-1]))
-    usable = (count[present] > 0).all(axis=0)
-    variance = np.where(usable, within + between + VARIANCE_FLOOR, np.inf)
-    mean[present] = np.where(usable, mean[present], 0.0)
+
+    count: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    mean: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    square: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    variance: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def add(self, mean: Floats, variance: Floats) -> None:
+        """Add one site's class means and variances [c, w]."""
+        if not self.count.size:
+            self.count, self.mean, self.square, self.variance = (np.zeros(mean.shape) for _ in range(4))
+        for total, part in zip(self._totals(), _contribution(mean, variance), strict=True):
+            total += part
+
+    def without(self, mean: Floats, variance: Floats) -> Probe:
+        """The probe of all added sites but the one with these moments."""
+        parts = [
+            total - part for total, part in zip(self._totals(), _contribution(mean, variance), strict=True)
+        ]
+        return _probe(*parts)
+
+    def probe(self) -> Probe:
+        """The probe of all added sites."""
+        return _probe(*self._totals())
+
+    def _totals(self) -> tuple[Floats, Floats, Floats, Floats]:
+        return self.count, self.mean, self.square, self.variance
+
+
+def _contribution(mean: Floats, variance: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    known = ~(np.isnan(mean) | np.isnan(variance))
+    value = np.where(known, mean, 0.0).astype(np.float64)
+    return known.astype(np.float64), value, value**2, np.where(known, variance, 0.0).astype(np.float64)
+
+
+def _probe(count: Floats, total: Floats, square: Floats, variance: Floats) -> Probe:
+    """Per class the mean over sites; per feature the mean variance within classes plus between sites.
+
+    A feature that no site knows for some class is dropped: mean 0, infinite variance.
+    """
+    sites = np.maximum(np.round(count), 1)
+    present = (count > 0.5).any(axis=1)
+    usable = (count[present] > 0.5).all(axis=0)
+    mean = total / sites
+    between = np.clip(square / sites - mean**2, 0, None)
+    spread = (variance / sites + between)[present].mean(axis=0) if present.any() else np.zeros(count.shape[1])
+    mean = np.where(usable, mean, 0.0)
     mean[~present] = np.nan
-    return Probe(mean, variance)
-
-
-def _mean_of_known(values: Floats) -> Floats:
-    known = ~np.isnan(values)
-    return np.asarray(np.nansum(values, axis=0) / np.maximum(known.sum(axis=0), 1))
+    return Probe(mean, np.where(usable, spread + VARIANCE_FLOOR, np.inf))
 
 
 def balanced_accuracy(predicted: Ints, labels: Ints, units: Ints) -> float:

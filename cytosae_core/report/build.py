@@ -50,6 +50,8 @@ class ReportBuilder:
         self.sites = [site for site in study.sites if site in self.final]
         self.effects = self._stack("final", "auroc") - 0.5
         self.errors = self._stack("final", "auroc_se")
+        self.rates = self._column("firing_rate", study.dictionary.n)
+        self.small = {site: self._small(site) for site in self.sites}
         self.verdicts = verdicts(self.effects, self.errors) if len(self.sites) else []
 
     def _stack(self, which: str, name: str) -> Array:
@@ -57,6 +59,14 @@ class ReportBuilder:
         shape = (self.study.dictionary.n, len(self.study.targets))
         parts = [tables[site][name] if site in tables else np.full(shape, np.nan) for site in self.sites]
         return np.stack(parts).astype(np.float64) if parts else np.zeros((0, *shape))
+
+    def _column(self, name: str, size: int) -> Array:
+        parts = [self.final[site][name] for site in self.sites]
+        return np.stack(parts) if parts else np.zeros((0, size))
+
+    def _small(self, site: str) -> dict[str, Array]:
+        table = self.final[site]
+        return {name: table[name] for name in ("reliability", "same_site_null") if name in table}
 
     def build(self) -> Json:
         """The whole report."""
@@ -215,17 +225,16 @@ class ReportBuilder:
 
     def agreement(self) -> Json:
         """Do sites agree on how often concepts fire and on what they mean?"""
-        rates = {site: self.final[site]["firing_rate"] for site in self.sites}
         firing, meaning = [], []
         for a, b in combinations(range(len(self.sites)), 2):
             names = {"a": self.sites[a], "b": self.sites[b]}
-            rho, count = rank_correlation(rates[names["a"]], rates[names["b"]])
+            rho, count = rank_correlation(self.rates[a], self.rates[b])
             firing.append({**names, "rho": rho, "n": count})
             meaning.append({**names, **self._meaning(a, b)})
         return {
             "firing_rate": firing,
             "auroc": meaning,
-            "reliability": {site: _float(self.final[site]["reliability"][0]) for site in self.sites},
+            "reliability": {site: _float(self.small[site]["reliability"][0]) for site in self.sites},
             "replication": self.replication(),
         }
 
@@ -265,9 +274,9 @@ class ReportBuilder:
             back = scores[b]["site_recall"][:, self.study.sites.index(a)]
             pairs.append({"a": a, "b": b, **_named(VIEWS, (there + back) / 2)})
         nulls = {
-            site: _named(VIEWS, self.final[site]["same_site_null"])
+            site: _named(VIEWS, self.small[site]["same_site_null"])
             for site in self.sites
-            if "same_site_null" in self.final[site]
+            if "same_site_null" in self.small[site]
         }
         known = any(pair[view] is not None for pair in pairs for view in VIEWS)
         reason = (
@@ -337,7 +346,7 @@ class ReportBuilder:
             "digest": sha256_hex(np.ascontiguousarray(self.result.final[row]).tobytes())[:16],
             "target": self.study.targets[verdict.target] if verdict.target >= 0 else None,
             "auroc": auroc,
-            "firing_rate": {site: _float(self.final[site]["firing_rate"][row]) for site in self.sites},
+            "firing_rate": {site: _float(self.rates[index][row]) for index, site in enumerate(self.sites)},
             "mean_auroc": _float(verdict.mean),
             "sites_assessed": verdict.sites,
             "verdict": verdict.verdict,

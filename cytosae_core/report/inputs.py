@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from ..config import QUALITY
 
 Array = NDArray[Any]
-Tables = dict[str, dict[str, Array]]  # site -> tensor name -> values as released
+Tables = Mapping[str, Mapping[str, Array]]  # site -> tensor name -> values as released
 
 
 @dataclass

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from cytosae_client.site import StudyData
 from numpy.typing import NDArray
 
+from cytosae_client.site import StudyData
 from cytosae_core.concepts.scores import quality
 from cytosae_core.config import StudyConfig
 from cytosae_core.report.inputs import quality_dict
@@ -29,7 +29,9 @@ Tick = Callable[[str], None]
 class Pool:
     """All sites' tokens in one place."""
 
-    def __init__(self, study: StudyConfig, data: Mapping[str, StudyData], scale: TokenScale, first: Array) -> None:
+    def __init__(
+        self, study: StudyConfig, data: Mapping[str, StudyData], scale: TokenScale, first: Array
+    ) -> None:
         self.study, self.data, self.scale = study, dict(data), scale
         self.first = torch.from_numpy(first)
         self.test = {

@@ -7,15 +7,13 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cytosae_client.site import Site
-from cytosae_server.study import write_study_folder
 from numpy.typing import NDArray
 
+from cytosae_client.site import Site
 from cytosae_core.canonical import sha256_hex
 from cytosae_core.config import (
     Attribute,
@@ -33,6 +31,7 @@ from cytosae_core.phantom import DEMO_SITES, PLANTED, PUBLIC_SITE, generate_site
 from cytosae_core.policy import named_policy
 from cytosae_core.sae.init import public_centroids
 from cytosae_core.tensors import pack_tensors
+from cytosae_server.study import write_study_folder
 
 from .federation import LocalStudy, run_local
 from .progress import Display
@@ -54,9 +53,23 @@ def run_demo(options: argparse.Namespace) -> int:
         folders, public = _given(options) if options.sites else _phantoms(out, display)
         limit = QUICK_IMAGES if options.quick else None
         encoder = load_encoder(ENCODER, layer=LAYER, steps=STEPS)
-        corpus = embed(public, public.name, encoder, out / "stores", max_images=limit, progress=display.bar("public cells"))
+        corpus = embed(
+            public,
+            public.name,
+            encoder,
+            out / "stores",
+            max_images=limit,
+            progress=display.bar("public cells"),
+        )
         embedded = {
-            name: embed(folder, name, encoder, out / "stores", max_images=limit, progress=display.bar(f"cells of {name}"))
+            name: embed(
+                folder,
+                name,
+                encoder,
+                out / "stores",
+                max_images=limit,
+                progress=display.bar(f"cells of {name}"),
+            )
             for name, folder in folders.items()
         }
         local = _plan(options, out, embedded, corpus, encoder)
@@ -71,7 +84,9 @@ def _given(options: argparse.Namespace) -> tuple[dict[str, Path], Path]:
     folders = site_folders(options.sites)
     name = options.public or (DEFAULT_PUBLIC if DEFAULT_PUBLIC in folders else next(iter(folders)))
     if name not in folders:
-        raise StudyError(f"Expected --public to name a site folder, got {name}.", hint=f"One of {list(folders)}.")
+        raise StudyError(
+            f"Expected --public to name a site folder, got {name}.", hint=f"One of {list(folders)}."
+        )
     public = folders.pop(name)
     if len(folders) < 2:
         raise StudyError(f"Expected at least 2 member sites beside the public corpus, got {len(folders)}.")
@@ -84,12 +99,18 @@ def _phantoms(out: Path, display: Display) -> tuple[dict[str, Path], Path]:
         folder = out / "public" if site is PUBLIC_SITE else out / "sites" / site.name
         generate_site(folder, site, patients=PATIENTS, cells_per_patient=CELLS_PER_PATIENT, seed=index)
         folders[site.name] = folder
-    display.say(f"- {len(DEMO_SITES)} synthetic hospitals in {out / 'sites'}: different cameras, stains, patients")
+    display.say(
+        f"- {len(DEMO_SITES)} synthetic hospitals in {out / 'sites'}: different cameras, stains, patients"
+    )
     return {site.name: folders[site.name] for site in DEMO_SITES}, folders[PUBLIC_SITE.name]
 
 
 def _plan(
-    options: argparse.Namespace, out: Path, embedded: Mapping[str, Embedded], corpus: Embedded, encoder: Encoder
+    options: argparse.Namespace,
+    out: Path,
+    embedded: Mapping[str, Embedded],
+    corpus: Embedded,
+    encoder: Encoder,
 ) -> LocalStudy:
     phantoms = options.sites is None
     policy = "masked" if phantoms else "public-data"
@@ -109,10 +130,15 @@ def _plan(
         ),
     )
     sites = {
-        name: make_site(item, policy, out / "homes" / name, simulation=True) for name, item in sorted(embedded.items())
+        name: make_site(item, policy, out / "homes" / name, simulation=True)
+        for name, item in sorted(embedded.items())
     }
     _publish(out, study, start, sites)
-    restart = None if options.no_comparators else lambda seed: {"centroids": centroids(corpus, options.rows, seed=seed)}
+    restart = (
+        None
+        if options.no_comparators
+        else lambda seed: {"centroids": centroids(corpus, options.rows, seed=seed)}
+    )
     return LocalStudy(
         study, sites, start, out, restart, compare=not options.no_comparators, encoder_depth=encoder.depth
     )

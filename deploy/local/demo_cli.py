@@ -15,7 +15,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="end with one JSON line on standard output")
     parser.add_argument("--rounds", type=int, default=15, help="training rounds (default 15)")
     parser.add_argument("--rows", type=int, default=1024, help="dictionary rows (default 1024)")
-    parser.add_argument("--no-comparators", action="store_true", help="skip pooled, local-only and second seed")
+    parser.add_argument(
+        "--no-comparators", action="store_true", help="skip pooled, local-only and second seed"
+    )
     parser.set_defaults(run=_run)
 
 

@@ -9,15 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cytosae_client.session import Session
-from cytosae_client.site import Site, StudyData
-from cytosae_server.coordinator import Coordinator
-from cytosae_server.loop import CANARY_TOLERANCE, StudyRun
-from cytosae_server.runfolder import RunFolder
-from cytosae_server.study import write_report
-from cytosae_server.transport import LocalGrid
 from numpy.typing import NDArray
 
+from cytosae_client.session import Session
+from cytosae_client.site import Site, StudyData
 from cytosae_core.canonical import sha256_hex
 from cytosae_core.config import StudyConfig
 from cytosae_core.keys import SigningKey
@@ -25,6 +20,11 @@ from cytosae_core.report.build import build_report
 from cytosae_core.report.inputs import Comparators, StudyResult
 from cytosae_core.sae.checkpoint import save_checkpoint
 from cytosae_core.tensors import pack_tensors
+from cytosae_server.coordinator import Coordinator
+from cytosae_server.loop import CANARY_TOLERANCE, StudyRun
+from cytosae_server.runfolder import RunFolder
+from cytosae_server.study import write_report
+from cytosae_server.transport import LocalGrid
 
 from .comparators import Pool, local_matrix
 

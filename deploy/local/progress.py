@@ -76,7 +76,9 @@ class Display:
             if "rounds" in self._tasks:
                 self._bars.update(self._tasks["rounds"], note=note)
         elif event == "dropped":
-            self.say(f"! site {details['site']} takes no further part: {details['code']} in {details['step']}")
+            self.say(
+                f"! site {details['site']} takes no further part: {details['code']} in {details['step']}"
+            )
         elif event == "resumed":
             self.say(f"- going on after round {details['round']}")
         elif event == "comparator":
@@ -84,6 +86,10 @@ class Display:
 
     def _round(self, details: Mapping[str, Any]) -> None:
         fvu = details["fvu"]
-        text = f"  round {details['round']}: FVU before it {fvu:.4f}" if fvu is not None else "  round without FVU"
+        text = (
+            f"  round {details['round']}: FVU before it {fvu:.4f}"
+            if fvu is not None
+            else "  round without FVU"
+        )
         self.say(text + (f", faults {details['faults']}" if details["faults"] else ""))
         self._bars.update(self._task("rounds", 0), completed=details["round"])

@@ -40,10 +40,17 @@ def _init(options: argparse.Namespace) -> int:
     encoder = load_encoder(options.encoder, options.weights, layer=layer, steps=STEPS)
     with Display() as display:
         corpus = embed(
-            options.data, "public", encoder, options.out.parent / "stores", max_images=None, progress=display.bar("public")
+            options.data,
+            "public",
+            encoder,
+            options.out.parent / "stores",
+            max_images=None,
+            progress=display.bar("public"),
         )
     facts = {"encoder": encoder.digest, "seed": options.seed}
-    digest = save_checkpoint(options.out, {"centroids": centroids(corpus, options.rows, seed=options.seed)}, facts)
+    digest = save_checkpoint(
+        options.out, {"centroids": centroids(corpus, options.rows, seed=options.seed)}, facts
+    )
     print(f"centroids {options.rows} x {encoder.d}  sha256 {digest}")
     return 0
 

@@ -33,14 +33,24 @@ def site_folders(folder: Path) -> dict[str, Path]:
     """Sub-folders that hold a site, by name; DataError when there is none."""
     if not folder.is_dir():
         raise DataError(f"Expected a folder of site folders at {folder}.", hint="Check --sites.")
-    found = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+    found = {
+        path.name: path
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not path.name.startswith(".")
+    }
     if not found:
         raise DataError(f"Expected at least one site folder in {folder}.", hint="Check --sites.")
     return found
 
 
 def embed(
-    folder: Path, name: str, encoder: Encoder, stores: Path, *, max_images: int | None, progress: Progress | None = None
+    folder: Path,
+    name: str,
+    encoder: Encoder,
+    stores: Path,
+    *,
+    max_images: int | None,
+    progress: Progress | None = None,
 ) -> Embedded:
     """Read the cohort and make (or reuse) its token store under `stores`."""
     cohort = read_cohort(folder, name=name, max_images=max_images)

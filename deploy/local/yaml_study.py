@@ -16,12 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cytosae_server.study import read_protocol
-
 from cytosae_core.config import StudyConfig, load_yaml
 from cytosae_core.encoder import Encoder, load_encoder
 from cytosae_core.errors import StudyError
 from cytosae_core.sae.checkpoint import load_checkpoint
+from cytosae_server.study import read_protocol
 
 from .federation import LocalStudy, run_local
 from .progress import Display
@@ -42,7 +41,12 @@ def run_yaml(path: Path, out: Path, *, compare: bool) -> Mapping[str, Any]:
         for name in study.sites:
             folder = path.parent / str(local["sites"][name])
             item = embed(
-                folder, name, encoder, out / "stores", max_images=local.get("max_images"), progress=display.bar(name)
+                folder,
+                name,
+                encoder,
+                out / "stores",
+                max_images=local.get("max_images"),
+                progress=display.bar(name),
             )
             sites[name] = make_site(item, local["policy"], out / "homes" / name, simulation=study.simulation)
         plan = LocalStudy(study, sites, start, out, None, compare=compare, encoder_depth=encoder.depth)
@@ -52,7 +56,9 @@ def run_yaml(path: Path, out: Path, *, compare: bool) -> Mapping[str, Any]:
 def _local(path: Path) -> dict[str, Any]:
     study, local = read_protocol(path), load_yaml(path).get("local")
     if not isinstance(local, dict) or not set(local) <= LOCAL_KEYS:
-        raise StudyError(f"Expected a section local with keys in {sorted(LOCAL_KEYS)}.", hint="See docs/study.md.")
+        raise StudyError(
+            f"Expected a section local with keys in {sorted(LOCAL_KEYS)}.", hint="See docs/study.md."
+        )
     folders = local.get("sites")
     if not isinstance(folders, dict) or set(folders) != set(study.sites):
         raise StudyError("Expected local.sites to name a folder for every site of the study.")
@@ -62,7 +68,11 @@ def _local(path: Path) -> dict[str, Any]:
 
 def _encoder(study: StudyConfig, local: Mapping[str, Any], base: Path) -> Encoder:
     weights = base / str(local["weights"]) if "weights" in local else None
-    encoder = load_encoder(study.encoder.name, weights, layer=study.encoder.layer or None, steps=study.encoder.steps)
+    encoder = load_encoder(
+        study.encoder.name, weights, layer=study.encoder.layer or None, steps=study.encoder.steps
+    )
     if study.encoder.digest and encoder.digest != study.encoder.digest:
-        raise StudyError("Expected the encoder that the protocol names by digest.", hint="Check weights and steps.")
+        raise StudyError(
+            "Expected the encoder that the protocol names by digest.", hint="Check weights and steps."
+        )
     return encoder

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA_SIDE = ("cytosae_core.cohort", "cytosae_core.encoder", "cytosae_core.sae.train", "cytosae_core.sae.pursuit")
+DATA_SIDE = (
+    "cytosae_core.cohort",
+    "cytosae_core.encoder",
+    "cytosae_core.sae.train",
+    "cytosae_core.sae.pursuit",
+)
 
 
 def imports(folder: str) -> dict[str, set[str]]:
@@ -63,7 +68,9 @@ def test_the_finder_of_arrows_finds_them(tmp_path: Path) -> None:
 
 def _modules_after(code: str) -> set[str]:
     script = f"{code}\nimport sys; print('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     return set(done.stdout.split())
 
 

@@ -23,7 +23,10 @@ CONTEXT = {"study": "s", "protocol": "p", "site": "a", "kind": "round", "round":
 
 
 def seal(
-    releases: dict[str, Release], policy: SitePolicy = MASKED, kind: str = "round", facts: dict[str, str] | None = None
+    releases: dict[str, Release],
+    policy: SitePolicy = MASKED,
+    kind: str = "round",
+    facts: dict[str, str] | None = None,
 ) -> bytes:
     return egress.seal({**CONTEXT, "kind": kind}, releases, facts or {}, policy, DIMS, KEY)
 
@@ -56,7 +59,12 @@ def test_1_what_is_not_in_the_table_is_refused(kind: str, name: str, policy: str
 
 @pytest.mark.parametrize(
     "values",
-    [delta(5), delta().astype(np.float32), np.full((4, 3), np.nan, np.float16), np.full((4, 3), np.inf, np.float16)],
+    [
+        delta(5),
+        delta().astype(np.float32),
+        np.full((4, 3), np.nan, np.float16),
+        np.full((4, 3), np.inf, np.float16),
+    ],
 )
 def test_2_wrong_form_or_not_finite_is_refused(values: np.ndarray) -> None:
     with pytest.raises(EgressError):

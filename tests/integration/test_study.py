@@ -11,10 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cytosae_server.coordinator import Ask
-from cytosae_server.loop import StudyRun
-from cytosae_server.runfolder import RunFolder
-from cytosae_server.transport import LocalGrid
 
 from cytosae_core.config import RoundsConfig
 from cytosae_core.envelope import REPLY, REQUEST, pack, unpack
@@ -24,6 +20,10 @@ from cytosae_core.policy import POLICIES, SitePolicy
 from cytosae_core.report.build import build_report
 from cytosae_core.report.inputs import total_fvu
 from cytosae_core.tensors import pack_tensors, unpack_tensors
+from cytosae_server.coordinator import Ask
+from cytosae_server.loop import StudyRun
+from cytosae_server.runfolder import RunFolder
+from cytosae_server.transport import LocalGrid
 from tests.federation import ENCODER_DIGEST, FakeStore, Federation, make_site, study_config
 
 Handler = Callable[[bytes], bytes]
@@ -76,7 +76,9 @@ def kill_at(federation: Federation, event: str, number: int) -> None:
     grid.close()
 
 
-@pytest.mark.parametrize(("event", "number"), [("site", 3), ("step", 3), ("round", 1), ("round", 2), ("step", 8)])
+@pytest.mark.parametrize(
+    ("event", "number"), [("site", 3), ("step", 3), ("round", 1), ("round", 2), ("step", 8)]
+)
 def test_killed_anywhere_and_resumed_gives_the_same_bytes(tmp_path: Path, event: str, number: int) -> None:
     expected = Federation(tmp_path / "plain").run()
     broken = Federation(tmp_path / "broken")
@@ -126,7 +128,10 @@ def dead(handle: Handler) -> Handler:
 def test_a_dead_site_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     federation = Federation(tmp_path, wrap={"site-2": dead})
     run = federation.run()
-    assert ("site-2", "hello", "relay") in run.result.faults and set(run.result.scores) == {"site-0", "site-1"}
+    assert ("site-2", "hello", "relay") in run.result.faults and set(run.result.scores) == {
+        "site-0",
+        "site-1",
+    }
     report = build_report(federation.study, run.result)
     assert report["sites"]["site-2"]["status"] == "failed: relay"
     assert report["answer"].startswith("Not estimable")
@@ -256,13 +261,17 @@ def test_a_replayed_request_is_refused(tmp_path: Path) -> None:
 def test_garbage_gets_a_signed_refusal(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     for garbage in (b"", b"\0" * 100, b"CYTOSAE1" + b"\xff" * 200):
-        reply = unpack(federation.sessions["site-0"].handle(garbage), REPLY, federation.sites["site-0"].key.public_hex)
+        reply = unpack(
+            federation.sessions["site-0"].handle(garbage), REPLY, federation.sites["site-0"].key.public_hex
+        )
         assert (reply.header["status"], reply.header["kind"]) == ("refused", "unknown")
 
 
 def ask(federation: Federation, kind: str, number: int, tensors: dict[str, np.ndarray]) -> tuple[str, str]:
     request = federation.coordinator.request("site-0", Ask(kind, number, tensors, {}))
-    reply = unpack(federation.sessions["site-0"].handle(request), REPLY, federation.sites["site-0"].key.public_hex)
+    reply = unpack(
+        federation.sessions["site-0"].handle(request), REPLY, federation.sites["site-0"].key.public_hex
+    )
     return reply.header["status"], reply.header["code"]
 
 
@@ -350,11 +359,15 @@ def test_a_site_stricter_than_the_study_is_fine_and_a_laxer_one_is_not(tmp_path:
 def test_validate_with_a_frozen_dictionary_and_metrics_only(tmp_path: Path) -> None:
     trained = Federation(tmp_path / "train").run()
     study = study_config(kind="validate", profile="evaluate_only")
-    start = {"dictionary": final(trained), "mean": trained.scale.mean, "scale": np.array([trained.scale.scale], np.float32)}
+    start = {
+        "dictionary": final(trained),
+        "mean": trained.scale.mean,
+        "scale": np.array([trained.scale.scale], np.float32),
+    }
     federation = Federation(tmp_path / "validate", study=study, policy=POLICIES["evaluate_only"], start=start)
     run = federation.run()
     kinds = {kind for received in run.result.received.values() for kind in received}
     assert kinds == {"hello", "describe", "score"} and run.result.final.tobytes() == final(trained).tobytes()
     report = build_report(study, run.result)
     assert report["overall"]["federated_fvu"] is not None and report["overall"]["fvu_init"] is None
-    assert ENCODER_DIGEST == report["encoder"]["digest"]
+    assert report["encoder"]["digest"] == ENCODER_DIGEST

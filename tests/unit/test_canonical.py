@@ -32,7 +32,14 @@ def test_json_test_suite_refuses_what_is_not_json(shared: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1e21, "1e+21"), (1e-7, "1e-7"), (1e-6, "0.000001"), (-0.0, "0"), (4.5, "4.5"), (1e20, "100000000000000000000")],
+    [
+        (1e21, "1e+21"),
+        (1e-7, "1e-7"),
+        (1e-6, "0.000001"),
+        (-0.0, "0"),
+        (4.5, "4.5"),
+        (1e20, "100000000000000000000"),
+    ],
 )
 def test_numbers_as_ecmascript_writes_them(value: float, text: str) -> None:
     assert canonical_json(value) == text.encode()

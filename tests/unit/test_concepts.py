@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cytosae_core.concepts.auroc import unit_auroc
-from cytosae_core.concepts.probe import balanced_accuracy, class_moments, combine, site_recall, unit_weights
+from cytosae_core.concepts.probe import ProbeSums, balanced_accuracy, class_moments, site_recall, unit_weights
 from cytosae_core.concepts.scores import ImageScores, quality, score_images
 from cytosae_core.concepts.tables import Labelled, concept_tables, probe_tables, same_site_null
 from cytosae_core.config import VIEWS
@@ -70,8 +70,10 @@ def _two_sites(shift: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_probe_from_moments_classifies_another_site() -> None:
-    moments = [class_moments(*_two_sites(), 3) for _ in range(2)]
-    probe = combine(np.stack([m[0] for m in moments]), np.stack([m[1] for m in moments]))
+    sums = ProbeSums()
+    for _ in range(2):
+        sums.add(*class_moments(*_two_sites(), 3)[:2])
+    probe = sums.probe()
     features, labels, units = _two_sites()
     assert balanced_accuracy(probe.predict(features), labels, units) > 0.95
 
@@ -80,9 +82,22 @@ def test_probe_ignores_withheld_features_and_unknown_classes() -> None:
     features, labels, units = _two_sites()
     mean, variance, _ = class_moments(features, labels, units, 4)  # class 3 does not exist
     mean[:3, 7] = np.nan
-    probe = combine(mean[None], variance[None])
+    sums = ProbeSums()
+    sums.add(mean, variance)
+    probe = sums.probe()
     assert np.isinf(probe.variance[7]) and np.isnan(probe.mean[3]).all()
     assert set(probe.predict(features)) <= {0, 1, 2}
+
+
+def test_a_site_taken_out_leaves_the_probe_of_the_others() -> None:
+    parts = [class_moments(*_two_sites(shift), 3)[:2] for shift in (0.0, 0.3, 2.0)]
+    all_sites, two_sites = ProbeSums(), ProbeSums()
+    for part in parts:
+        all_sites.add(*part)
+    for part in parts[:2]:
+        two_sites.add(*part)
+    left, right = all_sites.without(*parts[2]), two_sites.probe()
+    assert np.allclose(left.mean, right.mean) and np.allclose(left.variance, right.variance)
 
 
 def test_site_recall_is_half_without_and_one_with_a_shift() -> None:
@@ -122,7 +137,9 @@ def test_fvu_is_centred_per_dimension() -> None:
     named = quality_dict(quality(tokens, model))
     codes = model.codes(torch.from_numpy(tokens))
     error = ((tokens - model.reconstruct(codes).numpy()) ** 2).sum()
-    assert named["fvu_own_mean"] == pytest.approx(error / ((tokens - tokens.mean(axis=0)) ** 2).sum(), rel=1e-4)
+    assert named["fvu_own_mean"] == pytest.approx(
+        error / ((tokens - tokens.mean(axis=0)) ** 2).sum(), rel=1e-4
+    )
     assert named["fvu"] == pytest.approx(error / (tokens**2).sum(), rel=1e-4)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cytosae_server.study import read_protocol, write_study_folder
 
 from cytosae_core.config import StudyConfig, load_yaml, study_from_dict
 from cytosae_core.errors import CytosaeError, SetupError, StudyError
 from cytosae_core.policy import SitePolicy, named_policy
+from cytosae_server.study import read_protocol, write_study_folder
 from tests.federation import study_config
 
 
@@ -94,7 +94,11 @@ def test_line_of_a_duplicate_key_is_named(tmp_path: Path) -> None:
 def test_policies() -> None:
     assert named_policy("masked").min_units == 11
     assert named_policy("masked").digest != named_policy("evaluate_only").digest
-    for make in (lambda: named_policy("none"), lambda: SitePolicy("x", "open"), lambda: SitePolicy("x", "masked", 1)):
+    for make in (
+        lambda: named_policy("none"),
+        lambda: SitePolicy("x", "open"),
+        lambda: SitePolicy("x", "masked", 1),
+    ):
         with pytest.raises(SetupError):
             make()
 
@@ -107,4 +111,8 @@ def test_errors_carry_hint_and_code() -> None:
 
 def test_defaults_are_the_design() -> None:
     study = StudyConfig("s", ("a", "b"))
-    assert (study.dictionary.model, study.training.aggregation, study.encoder.layer) == ("pursuit", "firing-weighted", 6)
+    assert (study.dictionary.model, study.training.aggregation, study.encoder.layer) == (
+        "pursuit",
+        "firing-weighted",
+        6,
+    )

@@ -72,7 +72,9 @@ def test_positive_control_an_honest_encoder_update_gives_tokens_back() -> None:
     assert readable_rows(change[fired], tokens).float().mean() > 0.3
     base = random_dictionary(512, 64, 0)
     units = torch.arange(60)
-    result = train_local(base, lambda step: (tokens, units), k=2, first=0, steps=1, total=10, peak=1e-3, n_units=60)
+    result = train_local(
+        base, lambda step: (tokens, units), k=2, first=0, steps=1, total=10, peak=1e-3, n_units=60
+    )
     moved = result.fired > 1
     assert moved.any()
     assert not readable_rows((result.dictionary - base)[moved], tokens).any()

@@ -65,7 +65,11 @@ def test_auxk_loss_reaches_dead_latents() -> None:
 
 @pytest.mark.parametrize("kind", ["pursuit", "relu", "topk"])
 def test_tensors_round_trip_gives_identical_codes(kind: str) -> None:
-    model = {"pursuit": PursuitModel(random_dictionary(30, 12, 0), 3), "relu": ReluModel(12, 30), "topk": TopKModel(12, 30, k=3)}[kind]
+    model = {
+        "pursuit": PursuitModel(random_dictionary(30, 12, 0), 3),
+        "relu": ReluModel(12, 30),
+        "topk": TopKModel(12, 30, k=3),
+    }[kind]
     again = model_from_tensors(kind, tensors_of(model), 3)
     assert torch.equal(again.codes(tokens(20)), model.codes(tokens(20)))
 
@@ -84,7 +88,10 @@ def test_checkpoint_round_trip_and_every_kind_of_damage(tmp_path: Path) -> None:
     values = {"dictionary": np.eye(3, dtype=np.float32)}
     digest = save_checkpoint(tmp_path / "d", values, {"model": "pursuit"})
     loaded = load_checkpoint(tmp_path / "d", sha256=digest)
-    assert np.array_equal(loaded.tensors["dictionary"], values["dictionary"]) and loaded.facts["model"] == "pursuit"
+    assert (
+        np.array_equal(loaded.tensors["dictionary"], values["dictionary"])
+        and loaded.facts["model"] == "pursuit"
+    )
     with pytest.raises(StudyError):
         load_checkpoint(tmp_path / "d", sha256="0" * 64)
     with pytest.raises(StudyError):

@@ -41,7 +41,9 @@ def test_without_gram_matrix_the_same_codes(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(pursuit, "GRAM_MAX_ROWS", 10)
     without = pursue(tokens, dictionary, 5)
     assert gram_matrix(dictionary) is None
-    assert torch.equal(with_gram.rows, without.rows) and torch.allclose(with_gram.values, without.values, atol=1e-5)
+    assert torch.equal(with_gram.rows, without.rows) and torch.allclose(
+        with_gram.values, without.values, atol=1e-5
+    )
 
 
 def test_codes_do_not_depend_on_the_batch() -> None:

@@ -1,0 +1,93 @@
+"""Sites without data for measuring the coordinator: they answer every step with well-formed sealed replies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cytosae_core import egress
+from cytosae_core.canonical import sha256_hex
+from cytosae_core.config import (
+    DictionaryConfig,
+    EncoderConfig,
+    RoundsConfig,
+    StatisticsConfig,
+    StudyConfig,
+    TrainingConfig,
+)
+from cytosae_core.egress import ALLOWED, Release
+from cytosae_core.envelope import REQUEST, unpack
+from cytosae_core.keys import SigningKey
+from cytosae_core.policy import named_policy
+
+BASIC = ("firing_rate", "auroc", "auroc_se", "auroc_shuffled", "reliability", "quality")
+
+
+def study_of(sites: int, n: int, d: int, rounds: int) -> StudyConfig:
+    """A training study of `sites` sites."""
+    return StudyConfig(
+        name="bench",
+        sites=tuple(f"site-{index:03d}" for index in range(sites)),
+        simulation=True,
+        encoder=EncoderConfig(d=d),
+        dictionary=DictionaryConfig(n=n, init="random"),
+        training=TrainingConfig(rounds=rounds),
+        rounds=RoundsConfig(quorum=2),
+        statistics=StatisticsConfig(classes=("a", "b", "c", "d")),
+    )
+
+
+class FakeSite:
+    """Answers with random numbers of the right shape. `busy_s` collects the time spent in the site."""
+
+    def __init__(self, name: str, study: StudyConfig, coordinator: str) -> None:
+        self.name, self.study, self.coordinator = name, study, coordinator
+        self.key, self.policy, self.busy_s = SigningKey.generate(), named_policy("masked"), 0.0
+        self.canary = np.ones((8, study.encoder.d), np.float32)
+
+    def handle(self, request: bytes) -> bytes:
+        """One sealed reply."""
+        started = time.perf_counter()
+        header = unpack(request, REQUEST, self.coordinator).header
+        context: dict[str, Any] = {
+            name: header[name] for name in ("study", "protocol", "site", "kind", "round")
+        }
+        context["request_sha256"] = sha256_hex(request)
+        releases = self._releases(str(header["kind"]), bool(header["params"].get("full")))
+        facts = (
+            {"encoder_digest": "e", "policy": "masked", "unit": "patient"}
+            if header["kind"] == "hello"
+            else {}
+        )
+        reply = egress.seal(context, releases, facts, self.policy, self.study.dims, self.key)
+        self.busy_s += time.perf_counter() - started
+        return reply
+
+    def _releases(self, kind: str, full: bool) -> dict[str, Release]:
+        rng = np.random.default_rng(0)
+        out = {}
+        for field in ALLOWED:
+            if field.kind not in (kind, "*") or (
+                field.name == "quality" and kind in ("hello", "moments", "score")
+            ):
+                continue
+            if kind == "describe" and not full and field.name not in BASIC:
+                continue
+            shape = tuple(int(dim) if dim.isdigit() else self.study.dims[dim] for dim in field.shape)
+            values = self.canary if field.name == "canary" else rng.random(shape) * 0.1 + 0.1
+            if field.rule == "count" or field.name == "token_square":
+                values = np.full(shape, 1e6 if field.name == "token_square" else 1000.0)
+            out[field.name] = Release(values.astype(field.dtype), 20)
+        return out
+
+
+def make(sites: int, n: int, d: int, rounds: int) -> tuple[StudyConfig, SigningKey, dict[str, FakeSite]]:
+    """A study, its key and its fake sites."""
+    study, key = study_of(sites, n, d, rounds), SigningKey.generate()
+    return study, key, {name: FakeSite(name, study, key.public_hex) for name in study.sites}
+
+
+Handler = Callable[[bytes], bytes]
