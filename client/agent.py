@@ -81,10 +81,6 @@ class AgentServer:
         self._listener = _listen(socket_path)
         self._inode = socket_path.stat().st_ino
 
-    def stop_on_sigterm(self) -> None:
-        """Let SIGTERM drain the server: main thread only, as Python's signal handlers are."""
-        signal.signal(signal.SIGTERM, lambda *_: self.stop())
-
     def stop(self) -> None:
         """Take no further connections; `serve` returns when the requests already taken are answered."""
         self._stopping.set()
@@ -101,6 +97,14 @@ class AgentServer:
                     self._path.unlink()
             for worker in self._workers:
                 worker.join()
+
+    def serve_forever(self) -> None:
+        """`serve` for a program's main thread: SIGTERM stops it after the requests already taken."""
+        before = signal.signal(signal.SIGTERM, lambda *_: self.stop())
+        try:
+            self.serve()
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def _accept_one(self) -> None:
         try:

@@ -20,7 +20,6 @@ MAX_AGENT_S = 12 * 3600.0
 app = ClientApp()
 
 
-@app.query()
 def query(message: Message, context: Context) -> Message:
     """Forward one message to the agent. Every failure becomes the same two words: no text leaves the site."""
     try:
@@ -30,3 +29,7 @@ def query(message: Message, context: Context) -> Message:
         return Message(to_records(data), reply_to=message)
     except Exception:
         return Message(Error(code=2, reason="relay error"), reply_to=message)
+
+
+# A call and not a decorator: Flower's is untyped and would take the types off `query`.
+app.query()(query)
