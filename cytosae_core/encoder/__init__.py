@@ -1,0 +1,17 @@
+"""Encoders, their preprocessing, and the token store."""
+
+from .encoder import Encoder, EncoderSpec, default_layer, load_encoder
+from .store import TokenStore, build_store, open_store, store_key
+from .weights import ENCODERS
+
+__all__ = [
+    "ENCODERS",
+    "Encoder",
+    "EncoderSpec",
+    "TokenStore",
+    "build_store",
+    "default_layer",
+    "load_encoder",
+    "open_store",
+    "store_key",
+]

@@ -1,0 +1,210 @@
+"""A folder of images and its table -> a checked cohort. The only reader of images in the product.
+
+Two forms: `labels.csv` (columns `image`, `label`; optional `patient`, `slide`, `patient_or_slide`, `source_file`,
+`split`; every other column is kept as an attribute), or one folder per class. Nothing outside the folder is read:
+absolute paths, `..` and symbolic links are refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ..errors import DataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+MAX_TABLE_BYTES = 256 * 1024 * 1024
+# The unit of counting, best first: (name, columns that hold it).
+UNITS = (
+    ("patient", ("patient",)),
+    ("slide", ("slide", "patient_or_slide")),
+    ("source_file", ("source_file",)),
+)
+RESERVED = frozenset({"image", "label", "split", *(column for _, columns in UNITS for column in columns)})
+
+
+@dataclass(frozen=True)
+class CellImage:
+    """One image. `unit` is the opaque patient, slide or source-file id: it never leaves the site."""
+
+    index: int
+    path: Path
+    label: str
+    unit: str
+    split: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Images of one site. `unit` says what a unit is: `patient`, `slide` or `source_file`."""
+
+    name: str
+    unit: str
+    images: tuple[CellImage, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Labels, sorted."""
+        return tuple(sorted({image.label for image in self.images}))
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Unit ids, sorted."""
+        return tuple(sorted({image.unit for image in self.images}))
+
+    def counts(self) -> dict[str, int]:
+        """Images per label."""
+        return dict(sorted(Counter(image.label for image in self.images).items()))
+
+
+def read_cohort(
+    folder: Path, *, name: str | None = None, max_images: int | None = None, seed: int = 0
+) -> Cohort:
+    """Read a cohort's table (images are not decoded here).
+
+    Args:
+        folder: holds `labels.csv`, or one sub-folder per class.
+        name: the site's name (default: the folder's).
+        max_images: keep at most this many, the same number per class as far as there are, spread over units.
+        seed: of that choice.
+
+    Raises:
+        DataError: no such folder, no images, missing column, empty label, duplicate row, a file that is missing,
+            outside the folder, a link or of another type.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        raise DataError(f"Expected a folder of images at {folder}.", hint="A real folder, not a link.")
+    table = folder / "labels.csv"
+    unit, images = _from_table(folder, table) if table.exists() else _from_folders(folder)
+    if not images:
+        raise DataError(f"Expected at least one image in {folder}.", hint=f"Types: {sorted(SUFFIXES)}.")
+    if max_images is not None and max_images < len(images):
+        images = _subsample(images, max_images, seed)
+    numbered = tuple(replace(image, index=index) for index, image in enumerate(images))
+    return Cohort(name or folder.name, unit, numbered)
+
+
+def _from_folders(folder: Path) -> tuple[str, list[CellImage]]:
+    images = []
+    for group in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for path in sorted(group.iterdir()):
+            if path.suffix.lower() in SUFFIXES:
+                relative = f"{group.name}/{path.name}"
+                images.append(CellImage(0, _inside(folder, relative, (folder,)), group.name, relative))
+    return "source_file", images
+
+
+def _from_table(folder: Path, table: Path) -> tuple[str, list[CellImage]]:
+    rows = _rows(table)
+    unit, column = _unit_column(rows)
+    seen: set[Path] = set()
+    images = []
+    for line, row in enumerate(rows, 2):
+        label = row["label"].strip()
+        if not label:
+            raise DataError(f"Expected a label in labels.csv line {line}.", hint="Fill it or delete the row.")
+        path = _inside(folder, row["image"].strip(), (folder, folder / "images"), line)
+        if path in seen:
+            raise DataError(f"Expected every image once, labels.csv line {line} repeats one.")
+        seen.add(path)
+        attributes = {key: value for key, value in row.items() if key not in RESERVED}
+        own = row[column].strip() if column else row["image"].strip()
+        images.append(CellImage(0, path, label, own, row.get("split", "").strip(), attributes))
+    return unit, images
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    if table.is_symlink() or table.stat().st_size > MAX_TABLE_BYTES:
+        raise DataError(f"Expected labels.csv to be a file of at most {MAX_TABLE_BYTES} bytes, not a link.")
+    try:
+        text = table.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError("Expected labels.csv in UTF-8.", hint="Save it as CSV UTF-8.") from error
+    if "\0" in text:
+        raise DataError("Expected labels.csv to be text.", hint="Is it a spreadsheet? Save it as CSV.")
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    try:
+        rows = [dict(row) for row in reader]
+    except csv.Error as error:
+        raise DataError(f"Expected a CSV table, labels.csv line {reader.line_num}.") from error
+    missing = {"image", "label"} - set(reader.fieldnames or ())
+    if missing:
+        raise DataError(f"Expected columns image and label in labels.csv, missing {sorted(missing)}.")
+    for line, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise DataError(f"Expected {len(reader.fieldnames or ())} cells in labels.csv line {line}.")
+    return rows
+
+
+def _unit_column(rows: list[dict[str, str]]) -> tuple[str, str]:
+    for unit, columns in UNITS:
+        for column in columns:
+            if rows and all(row.get(column, "").strip() for row in rows):
+                return unit, column
+    return "source_file", ""
+
+
+def _inside(folder: Path, relative: str, bases: tuple[Path, ...], line: int = 0) -> Path:
+    """The file that a table cell names, if it is a plain image file inside the folder."""
+    where = f" (labels.csv line {line})" if line else ""
+    parts = PurePosixPath(relative).parts
+    if not relative or relative.startswith("/") or ".." in parts or "\\" in relative:
+        raise DataError(f"Expected a path inside the folder, got {relative[:80]!r}{where}.")
+    if PurePosixPath(relative).suffix.lower() not in SUFFIXES:
+        raise DataError(f"Expected an image of type {sorted(SUFFIXES)}, got {relative[:80]!r}{where}.")
+    for base in bases:
+        path = base / relative
+        if path.is_file() or path.is_symlink():
+            _refuse_links(folder, path, where)
+            return path
+    raise DataError(
+        f"Expected an image file, {relative[:80]!r} is missing{where}.", hint="Copy it, or drop the row."
+    )
+
+
+def _refuse_links(folder: Path, path: Path, where: str) -> None:
+    step = path
+    while step != folder:
+        if step.is_symlink():
+            raise DataError(f"Expected no symbolic links in a cohort{where}.", hint="Copy the file instead.")
+        step = step.parent
+
+
+def _subsample(images: list[CellImage], limit: int, seed: int) -> list[CellImage]:
+    """The same number per class as far as there are; within a class, units in turn."""
+    queues = {}
+    for label in sorted({image.label for image in images}):
+        members = [index for index, image in enumerate(images) if image.label == label]
+        queues[label] = _spread(images, members, np.random.default_rng([seed, len(queues)]))
+    chosen: list[int] = []
+    while len(chosen) < limit and any(queues.values()):
+        for queue in queues.values():
+            if queue and len(chosen) < limit:
+                chosen.append(queue.pop(0))
+    return [images[index] for index in sorted(chosen)]
+
+
+def _spread(images: list[CellImage], members: list[int], rng: np.random.Generator) -> list[int]:
+    by_unit: dict[str, list[int]] = defaultdict(list)
+    for index in rng.permutation(members):
+        by_unit[images[index].unit].append(int(index))
+    order: list[int] = []
+    while by_unit:
+        for unit in list(by_unit):
+            order.append(by_unit[unit].pop(0))
+            if not by_unit[unit]:
+                del by_unit[unit]
+    return order
+
+
+def image_digest(image: CellImage) -> str:
+    """SHA-256 of the file's bytes, 64 hex digits."""
+    return hashlib.sha256(image.path.read_bytes()).hexdigest()
