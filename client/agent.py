@@ -284,10 +284,9 @@ def _receive_exactly(connection: socket.socket, size: int, deadline: float) -> b
 
 
 def _send(connection: socket.socket, data: bytes, deadline: float) -> None:
-    connection.settimeout(_remaining(deadline))
-    connection.sendall(HEADER.pack(len(data)))
-    connection.settimeout(_remaining(deadline))
     try:
-        connection.sendall(data)  # sendall's timeout is for the whole call, not per packet
+        for part in (HEADER.pack(len(data)), data) if data else (HEADER.pack(0),):
+            connection.settimeout(_remaining(deadline))
+            connection.sendall(part)  # sendall's timeout is for the whole call, not per packet
     except TimeoutError as error:
         raise MessageError("Expected the peer to take the frame, got a slow peer.", code="expired") from error

@@ -33,7 +33,7 @@ from cytosae_core.errors import SetupError
 
 SUPPORTED_FLWR = ("1.41.0",)
 # How long one call to the SuperNode is repeated while it restarts. Its tasks do not survive a restart.
-RETRY_S = 60.0
+RETRY_S = 20.0
 MAX_RETRY_DELAY_S = 5
 ACQUIRE_METHOD = "/flwr.proto.Runtime/AcquireTask"
 DENIED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
@@ -66,7 +66,7 @@ class TaskQueue:
         if secret is not None:
             methods = frozenset({ACQUIRE_METHOD})
             extra = [SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=methods)]
-        self._client = _client(address, "SuperExec", extra, retry=False)
+        self._client = _client(address, "SuperExec", extra)
 
     def acquire(self) -> str | None:
         """Token of the oldest waiting task, or None when there is none.
@@ -99,17 +99,22 @@ class Task:
     """One task: pull its message, push the answer; a heartbeat runs in between, however long it takes.
 
     Use as a context manager: leaving it reports the end of the task to the SuperNode.
+
+    Args:
+        address: host:port of the SuperNode's runtime API.
+        token: what `TaskQueue.acquire` gave.
+        stop: when set, calls that fail are not repeated.
     """
 
-    def __init__(self, address: str, token: str) -> None:
+    def __init__(self, address: str, token: str, stop: threading.Event) -> None:
+        self.lost = threading.Event()
         interceptor = RuntimeTokenHttpInterceptor(token)
-        self._client = _client(address, "flwr-clientapp", [interceptor], retry=True)
-        self._beat_client = _client(address, "flwr-clientapp", [interceptor], retry=False)
+        self._client = _client(address, "flwr-clientapp", [interceptor], self._retries(stop))
+        self._beat_client = _client(address, "flwr-clientapp", [interceptor])
         self._heartbeat = HeartbeatSender(self._beat)
         self._context: Context | None = None
         self._message: Message | None = None
         self._answered = False
-        self.lost = threading.Event()
 
     def __enter__(self) -> Self:
         self._heartbeat.start()
@@ -136,7 +141,8 @@ class Task:
     ) -> None:
         status = SubStatus.COMPLETED if self._answered else SubStatus.FAILED
         try:
-            if not self.lost.is_set():
+            # A SuperNode that was away for all the repeats just now has forgotten the task.
+            if not self.lost.is_set() and not isinstance(error, httpx.TransportError):
                 push_task_output(client=self._client, context=self._context, sub_status=status, details="")
         finally:
             self._heartbeat.stop()
@@ -158,8 +164,21 @@ class Task:
             self.lost.set()
         return True
 
+    def _retries(self, stop: threading.Event) -> RetryInvoker:
+        """Repeat what the network lost. Flower's own policy never gives up, and ends the process on a 401."""
+        return RetryInvoker(
+            wait_gen_factory=lambda: exponential(max_delay=MAX_RETRY_DELAY_S),
+            recoverable_exceptions=httpx.TransportError,
+            max_tries=None,
+            max_time=RETRY_S,
+            should_giveup=lambda error: stop.is_set() or self.lost.is_set(),
+            wait_function=stop.wait,
+        )
 
-def _client(address: str, component: str, extra: list[Any], *, retry: bool) -> RuntimeHttpClient:
+
+def _client(
+    address: str, component: str, extra: list[Any], retries: RetryInvoker | None = None
+) -> RuntimeHttpClient:
     # Plain HTTP: the runtime API is on loopback or inside the site's own network namespace, and what passes
     # is sealed end to end.
     return RuntimeHttpClient.from_server_address(
@@ -167,15 +186,5 @@ def _client(address: str, component: str, extra: list[Any], *, retry: bool) -> R
         insecure=True,
         root_certificates=None,
         interceptors=[RuntimeVersionHttpInterceptor(component_name=component), *extra],
-        retry_invoker=_retry_invoker() if retry else None,
-    )
-
-
-def _retry_invoker() -> RetryInvoker:
-    """Repeat calls that the network lost; Flower's own policy never gives up and ends the process on a 401."""
-    return RetryInvoker(
-        wait_gen_factory=lambda: exponential(max_delay=MAX_RETRY_DELAY_S),
-        recoverable_exceptions=httpx.TransportError,
-        max_tries=None,
-        max_time=RETRY_S,
+        retry_invoker=retries,
     )

@@ -69,16 +69,16 @@ def run_relay(
             if token is None:
                 stop.wait(POLL_S)
             else:
-                _serve(runtime_address, token, socket_path)
+                _serve(runtime_address, token, socket_path, stop)
     finally:
         queue.close()
 
 
-def _serve(runtime_address: str, token: str, socket_path: Path) -> None:
+def _serve(runtime_address: str, token: str, socket_path: Path, stop: threading.Event) -> None:
     """One task, whatever happens in it: a failed task must not end the relay."""
     start = time.monotonic()
     try:
-        with Task(runtime_address, token) as task:
+        with Task(runtime_address, token, stop) as task:
             _forward(task, socket_path)
         LOG.info("task ended after %.2f s", time.monotonic() - start)
     except Exception as error:  # the SuperNode went away, or sent what Flower's own code cannot read

@@ -33,7 +33,6 @@ class _NoTraceback(logging.Filter):
         return True
 
 
-@app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the study in the folder that the run-config key `study` names.
 
@@ -57,7 +56,7 @@ def main(grid: Grid, context: Context) -> None:
 def run_over_flower(transport: Transport, study: Path) -> int:
     """The round loop over `transport`; returns its exit status, 0 when the study ended well."""
     # Here and not above: `flwr build` and the Flower CLI load this module only to check that `app` exists.
-    from .loop import run_study_folder
+    from .study import run_study_folder
 
     return int(run_study_folder(study, transport))
 
@@ -70,3 +69,7 @@ def _study_folder(text: str) -> Path:
             hint="Pass --run-config 'study=\"/path\"' with a path on the machine of flower-superexec.",
         )
     return folder
+
+
+# A call and not a decorator: Flower's is untyped and would take the types off `main`.
+app.main()(main)

@@ -2,7 +2,7 @@
 
     handlers = {"site-a": session_a.handle, "site-b": ["cytosae", "site", "agent", "--socket", "{socket}", ...]}
     with FlowerBench(tmp_path, handlers) as bench:
-        assert bench.run_study(study_folder, timeout_s=120) == "finished:completed", bench.logs()
+        assert bench.run_study(study_folder, timeout_s=120) == "finished:completed", bench.run_log()
 
 Everything that a deployment has is here: TLS, node keys, `--isolation process`, shared secrets for the
 executors, a database, our relay as a process of its own. A site given as a callable is an agent in a thread of
@@ -13,6 +13,7 @@ and /proc is searched for anything left: a leak fails the test.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -30,12 +31,20 @@ from typing import Any, Self
 
 from cytosae_client.agent import AgentServer
 from tests.flower_pki import write_certificates, write_node_key
+from tests.flower_processes import Processes, free_ports
 
 Handle = Callable[[bytes], bytes]
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 60.0
-STOP_S = 10.0
-MARK = "CYTOSAE_BENCH"
+ENVIRONMENT = {
+    "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+    "PYTHONUNBUFFERED": "1",
+    "COLUMNS": "200",
+}
 
 
 class FlowerBench:
@@ -51,8 +60,8 @@ class FlowerBench:
         self, folder: Path, sites: Mapping[str, Handle | Sequence[str]], *, fallback: Sequence[str] = ()
     ) -> None:
         self.folder, self._sites, self._fallback = folder, dict(sites), frozenset(fallback)
-        self._mark = secrets.token_hex(8)
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes = Processes(folder, ENVIRONMENT)
+        self.run_id = self.details = ""
         self._agents: list[tuple[AgentServer, threading.Thread]] = []
         self._sockets = tempfile.TemporaryDirectory(prefix="cy")  # short: a socket's path has 107 bytes
         self._ports = dict(zip(["superlink", *sites], free_ports(1 + len(sites)), strict=True))
@@ -86,32 +95,35 @@ class FlowerBench:
             during: called again and again until it returns True, for faults in the middle of the run.
 
         Returns:
-            Flower's status: finished:completed, finished:failed or finished:stopped.
+            Flower's status: finished:completed, finished:failed or finished:stopped. `details` then says why.
         """
         quoted = f"study='{study}'"
         answer = self.flwr("run", str(app), "bench", "--run-config", quoted, "--format", "json")
-        run_id = str(answer["run-id"])
+        self.run_id = run_id = str(answer["run-id"])
         done = False
 
         def finished() -> str:
             nonlocal done
             done = done or during()
-            status = str(self.flwr("list", "--run-id", run_id, "--format", "json")["runs"][0]["status"])
-            return status if status.startswith("finished") else ""
+            run = self.flwr("list", "--run-id", run_id, "--format", "json")["runs"][0]
+            self.details = str(run["status-details"])
+            return str(run["status"]) if str(run["status"]).startswith("finished") else ""
 
-        return self._wait(finished, timeout_s, f"run {run_id} to finish", every_s=0.5)
+        return str(self._wait(finished, timeout_s, f"run {run_id} to finish", every_s=0.5))
 
     def kill_supernode(self, site: str) -> None:
         """SIGKILL of a site's SuperNode; its relay and agent go on."""
-        process = self._processes[f"supernode {site}"]
-        process.kill()
-        process.wait()
+        self._processes.end(f"supernode {site}", signal.SIGKILL)
+
+    def restart_superlink(self, down_s: float) -> None:
+        """SIGKILL of the SuperLink and a new one on the same port and database after `down_s` seconds."""
+        self._processes.end("superlink", signal.SIGKILL)
+        time.sleep(down_s)
+        self._start_superlink()
 
     def terminate(self, name: str) -> int:
         """SIGTERM to one process, such as "relay site-a"; returns its exit status."""
-        process = self._processes[name]
-        process.terminate()
-        return process.wait(timeout=STOP_S)
+        return self._processes.end(name, signal.SIGTERM)
 
     def socket_path(self, site: str) -> Path:
         """The socket of a site's agent."""
@@ -119,27 +131,30 @@ class FlowerBench:
 
     def log(self, name: str) -> str:
         """What one process wrote: "superlink", "superexec" (with its ServerApp), "relay site-a" ..."""
-        return (self.folder / f"{name}.log").read_text(errors="replace")
+        return self._processes.log(name)
 
     def logs(self) -> str:
         """The end of all logs, for a failed assertion."""
-        return "\n".join(f"== {name}\n{self.log(name)[-3000:]}" for name in self._processes)
+        return self._processes.logs()
+
+    def run_log(self) -> str:
+        """What the coordinator's ServerApp wrote in the last run."""
+        return self._cli("log", "--show", self.run_id, "bench")
 
     def flwr(self, *arguments: str) -> Any:
         """One `flwr` command; its JSON, or {} when it prints none."""
-        done = subprocess.run(
-            [_program("flwr"), *arguments],
-            env=self._env("cli"),
-            capture_output=True,
-            text=True,
-            timeout=START_S,
-        )
+        text = self._cli(*arguments)
+        start = text.find("{")
+        return json.loads(text[start:]) if start >= 0 else {}
+
+    def _cli(self, *arguments: str) -> str:
+        command, environment = [_program("flwr"), *arguments], self._processes.environment("cli")
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_S)
         if done.returncode != 0:
             raise AssertionError(
                 f"flwr {arguments} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
             )
-        start = done.stdout.find("{")
-        return json.loads(done.stdout[start:]) if start >= 0 else {}
+        return done.stdout
 
     # Start ------------------------------------------------------------------------------------------------
 
@@ -148,6 +163,7 @@ class FlowerBench:
         for name in ("superlink", *self._sites):
             (self.folder / f"{name}.secret").write_bytes(secrets.token_bytes(32))
         self._start_superlink()
+        self._start_superexec()
         self._write_cli_config()
         for site in self._sites:
             write_node_key(self.folder / site)
@@ -156,13 +172,12 @@ class FlowerBench:
             self._start_agent(site, agent)
             self._start_supernode(site)
         for site in self._sites:
-            name = f"supernode {site}"
-            self._wait(lambda name=name: "SuperNode ID" in self.log(name), START_S, name)
+            self._wait(functools.partial(self._online, site), START_S, f"supernode {site}")
 
     def _start_superlink(self) -> None:
-        folder, address = self.folder, self._address("superlink")
+        folder = self.folder
         secret = ["--superexec-auth-secret-file", str(folder / "superlink.secret")]
-        self._spawn(
+        self._processes.start(
             "superlink",
             [
                 *(
@@ -179,10 +194,12 @@ class FlowerBench:
             ],
         )
         self._wait(lambda: self._answers("superlink"), START_S, "SuperLink")
-        ca = ["--root-certificates", str(folder / "ca.crt")]
-        self._spawn(
-            "superexec", [_program("flower-superexec"), "--runtime-api-address", address, *ca, *secret]
-        )
+
+    def _start_superexec(self) -> None:
+        secret = ["--superexec-auth-secret-file", str(self.folder / "superlink.secret")]
+        ca = ["--root-certificates", str(self.folder / "ca.crt")]
+        address = ["--runtime-api-address", self._address("superlink")]
+        self._processes.start("superexec", [_program("flower-superexec"), *address, *ca, *secret])
 
     def _write_cli_config(self) -> None:
         home = self.folder / "home-cli"
@@ -195,7 +212,7 @@ class FlowerBench:
     def _start_agent(self, site: str, agent: Handle | Sequence[str]) -> None:
         path = self.socket_path(site)
         if not callable(agent):
-            self._spawn(f"agent {site}", [part.replace("{socket}", str(path)) for part in agent])
+            self._processes.start(f"agent {site}", [part.replace("{socket}", str(path)) for part in agent])
             self._wait(path.exists, START_S, f"agent {site}")
             return
         uids = frozenset({os.getuid()})
@@ -209,7 +226,7 @@ class FlowerBench:
     def _start_supernode(self, site: str) -> None:
         folder, address, secret = self.folder, self._address(site), str(self.folder / f"{site}.secret")
         stock = site in self._fallback
-        self._spawn(
+        self._processes.start(
             f"supernode {site}",
             [
                 *(_program("flower-supernode"), "--superlink", self._address("superlink")),
@@ -232,32 +249,7 @@ class FlowerBench:
         if not stock:
             # -I: neither the working directory nor PYTHONPATH can put other code in the relay's way.
             relay = [sys.executable, "-I", "-m", "cytosae_client.relay", address, str(self.socket_path(site))]
-            self._spawn(f"relay {site}", [*relay, "--secret-file", secret])
-
-    def _spawn(self, name: str, command: Sequence[str]) -> None:
-        with open(self.folder / f"{name}.log", "wb") as log:
-            self._processes[name] = subprocess.Popen(
-                command,
-                env=self._env(name),
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def _env(self, name: str) -> dict[str, str]:
-        return {
-            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
-            "FLWR_HOME": str(self.folder / f"home-{name.replace(' ', '-')}"),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
-            "PYTHONUNBUFFERED": "1",
-            "COLUMNS": "200",
-            MARK: self._mark,
-        }
+            self._processes.start(f"relay {site}", [*relay, "--secret-file", secret])
 
     def _address(self, name: str) -> str:
         return f"127.0.0.1:{self._ports[name]}"
@@ -266,6 +258,9 @@ class FlowerBench:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._ports[name]), 1):
             return True
         return False
+
+    def _online(self, site: str) -> bool:
+        return "SuperNode ID" in self.log(f"supernode {site}")
 
     def _wait(self, ready: Callable[[], Any], timeout_s: float, what: str, every_s: float = 0.1) -> Any:
         end = time.monotonic() + timeout_s
@@ -278,56 +273,14 @@ class FlowerBench:
     # Stop -------------------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        # Each process leads a group of its own, so its children (ServerApp, stock ClientApp) go with it.
-        for process in self._processes.values():
-            _signal_group(process, signal.SIGTERM)
-        for server, thread in self._agents:
-            server.stop()
-            thread.join()
-        end = time.monotonic() + STOP_S
-        for process in self._processes.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=max(0.0, end - time.monotonic()))
-        for process in self._processes.values():
-            _signal_group(process, signal.SIGKILL)
-            process.wait()
-        self._sockets.cleanup()
-        self._fail_on_leftovers()
-
-    def _fail_on_leftovers(self) -> None:
-        end = time.monotonic() + STOP_S
-        while left := _marked(f"{MARK}={self._mark}"):
-            if time.monotonic() > end:
-                for pid in left:
-                    os.kill(pid, signal.SIGKILL)
-                raise AssertionError(f"Expected no process of the bench after its end, got {left}.")
-            time.sleep(0.1)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody uses now; held together so that they differ."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+        try:
+            self._processes.stop()
+        finally:
+            for server, thread in self._agents:
+                server.stop()
+                thread.join()
+            self._sockets.cleanup()
 
 
 def _program(name: str) -> str:
     return str(Path(sys.executable).parent / name)
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
-
-
-def _marked(mark: str) -> dict[int, str]:
-    """Processes whose environment holds `mark`: pid -> command line. Zombies have none and do not count."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-    return found

@@ -1,7 +1,7 @@
 """A ServerApp for tests of the transport alone: sends what a plan says, writes down what came back.
 
-It travels in a bundle of its own (`write_probe_app`), so that `FlowerGrid` meets a real Flower run without a
-study. The plan is `plan.json` in the folder named by the run-config key `study`; the results go to
+It travels in a bundle of its own (`test_flower.py`), so that `FlowerGrid` meets a real Flower run
+without a study. The plan is `plan.json` in the folder named by the run-config key `study`; the results go to
 `results.jsonl` there, one line an answer, as they arrive.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -20,29 +19,6 @@ from flwr.serverapp import Grid, ServerApp
 from cytosae_server.flower_grid import FlowerGrid
 
 app = ServerApp()
-PYPROJECT = """\
-[project]
-name = "transport-probe"
-version = "0.1.0"
-license = "Apache-2.0"
-dependencies = []
-[tool.flwr.app]
-publisher = "cytosae"
-fab-include = ["flower_probe.py"]
-[tool.flwr.app.components]
-serverapp = "flower_probe:app"
-clientapp = "cytosae_client.app:app"
-[tool.flwr.app.config]
-study = ""
-"""
-
-
-def write_probe_app(folder: Path) -> Path:
-    """Make the bundle's source folder; returns it."""
-    folder.mkdir()
-    (folder / "pyproject.toml").write_text(PYPROJECT)
-    shutil.copy(__file__, folder / "flower_probe.py")
-    return folder
 
 
 def payload(command: str, size: int) -> bytes:
@@ -51,7 +27,6 @@ def payload(command: str, size: int) -> bytes:
     return command.encode() + b"\n" + body[:size]
 
 
-@app.main()
 def main(grid: Grid, context: Context) -> None:
     """Send every entry of the plan, then poll until each has its answer."""
     folder = Path(str(context.run_config["study"]))
@@ -71,6 +46,9 @@ def main(grid: Grid, context: Context) -> None:
                 line |= {"same": answer.data == data, "seconds": time.monotonic() - start, "errors": errors}
                 print(json.dumps(line), file=results, flush=True)
     transport.close()
+
+
+app.main()(main)
 
 
 class _Spy:

@@ -180,7 +180,7 @@ def _refuse_links(folder: Path, path: Path, where: str) -> None:
 
 def _subsample(images: list[CellImage], limit: int, seed: int) -> list[CellImage]:
     """The same number per class as far as there are; within a class, units in turn."""
-    queues = {}
+    queues: dict[str, list[int]] = {}
     for label in sorted({image.label for image in images}):
         members = [index for index, image in enumerate(images) if image.label == label]
         queues[label] = _spread(images, members, np.random.default_rng([seed, len(queues)]))
