@@ -98,9 +98,7 @@ def _agent(options: argparse.Namespace) -> int:
 
 
 def _relay(options: argparse.Namespace) -> int:
-    import threading
+    from .relay import main
 
-    from .relay import run_relay
-
-    run_relay(options.address, options.socket, secret_file=options.secret_file, stop=threading.Event())
-    return 0
+    secret = ["--secret-file", str(options.secret_file)] if options.secret_file else []
+    return main([options.address, str(options.socket), *secret])

@@ -60,10 +60,11 @@ def _accuracy(steps: Steps, tensors: Mapping[str, Array], view: str, features: A
         tensors[f"probe_{view}_mean"].astype(np.float64), tensors[f"probe_{view}_var"].astype(np.float64)
     )
     labels, units = steps.data.labelled.labels, steps.data.labelled.units
-    fit_classes = np.flatnonzero(~np.isnan(probe.mean).any(axis=1))
-    chosen = np.isin(labels, fit_classes)
-    if len(np.unique(labels[chosen])) < 2:
+    chosen = np.isin(labels, np.flatnonzero(~np.isnan(probe.mean).any(axis=1)))
+    present = np.unique(labels[chosen])
+    if len(present) < 2:
         return float("nan")
+    probe.mean[np.setdiff1d(np.arange(len(probe.mean)), present)] = np.nan  # only classes that both sides have
     predicted = probe.predict(features[chosen])
     if not shuffle:
         return balanced_accuracy(predicted, labels[chosen], units[chosen])

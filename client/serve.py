@@ -14,12 +14,12 @@ from cytosae_core.errors import SetupError
 from cytosae_core.keys import fingerprint
 from cytosae_core.policy import named_policy
 
-from .agent import AgentServer
+from .agent import AgentServer, forbid_memory_reads
 from .session import Session
 from .site import Site
 
 MAX_REQUEST_BYTES = 1 << 30
-REQUEST_DEADLINE_S = 3600.0
+REQUEST_DEADLINE_S = 120.0  # for a request to arrive, and for its reply to be taken; work may take longer
 
 
 def say(text: str) -> None:
@@ -29,6 +29,7 @@ def say(text: str) -> None:
 
 def serve_agent(options: argparse.Namespace, relay_uid: int) -> int:
     """Serve until stopped. Prints what local staff must know: key fingerprint, isolation, images."""
+    forbid_memory_reads()
     site, session = make_session(options, relay_uid)
     say(f"key fingerprint {fingerprint(site.key.public_hex)} (read it to the coordinator by phone)")
     if site.relay_isolation == "none":

@@ -27,7 +27,7 @@ from .site import Site, StudyData
 
 Array = NDArray[Any]
 Releases = dict[str, Release]
-SURVEY_TOKENS = 65_536
+SURVEY_TOKENS = 16_384
 # A base dictionary that explains nothing turns honest updates into copies of tokens (audit section 0).
 MAX_BASE_FVU = 0.95
 

@@ -14,6 +14,8 @@ from .coordinator import Ask, Coordinator, request_digest
 from .transport import Incoming, Transport
 
 POLL_S = 0.2
+# A site that could not be reached or was busy is asked again after this long.
+RETRY_PAUSE_S = 1.0
 # Refusals that a new request may cure; all other refusals are final for the step.
 RETRIED = frozenset({"expired", "busy", "relay", "unreachable"})
 
@@ -24,6 +26,13 @@ class Outcome:
 
     answered: list[str] = field(default_factory=list)
     faults: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    site: str
+    tries: int = 0
+    not_before: float = 0.0
 
 
 @dataclass
@@ -64,18 +73,21 @@ class Exchange:
             the caller's checkpoint; the study can be resumed.
         """
         outcome = Outcome()
-        waiting = deque((site, 0) for site in sites)
+        waiting = deque(_Waiting(site) for site in sites)
         pending: dict[str, _Pending] = {}
         end = self._clock() + self._rules.deadline_s
         while (waiting or pending) and self._clock() < end:
-            while waiting and len(pending) < self._transport.in_flight:
-                site, tries = waiting.popleft()
-                ticket, entry = self._send(site, ask(site), tries)
-                pending[ticket] = entry
+            for _ in range(len(waiting)):
+                item = waiting.popleft()
+                if len(pending) < self._transport.in_flight and item.not_before <= self._clock():
+                    ticket, entry = self._send(item.site, ask(item.site), item.tries)
+                    pending[ticket] = entry
+                else:
+                    waiting.append(item)
             for answer in self._transport.poll(min(POLL_S, max(0.0, end - self._clock()))):
                 if (entry_or_none := pending.pop(answer.ticket, None)) is not None:
                     self._settle(answer, entry_or_none, accept, keep, outcome, waiting)
-        for site in [entry.site for entry in pending.values()] + [site for site, _ in waiting]:
+        for site in [entry.site for entry in pending.values()] + [item.site for item in waiting]:
             self._fault(outcome, site, "deadline")
         if len(outcome.answered) < quorum:
             raise StudyError(
@@ -98,7 +110,7 @@ class Exchange:
         accept: Callable[[Reply], None],
         keep: Callable[[str, bytes], None],
         outcome: Outcome,
-        waiting: deque[tuple[str, int]],
+        waiting: deque[_Waiting],
     ) -> None:
         code = answer.fault
         if answer.data is not None:
@@ -114,7 +126,7 @@ class Exchange:
             outcome.answered.append(entry.site)
             self._report(entry.site, "done")
         elif code in RETRIED and entry.tries < self._rules.retries:
-            waiting.append((entry.site, entry.tries + 1))
+            waiting.append(_Waiting(entry.site, entry.tries + 1, self._clock() + RETRY_PAUSE_S))
         else:
             self._fault(outcome, entry.site, code)
 

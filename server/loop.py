@@ -68,8 +68,8 @@ class StudyRun:
         self.scale = TokenScale(np.zeros(self.study.encoder.d, np.float32), 1.0)
         self._members: list[str] = list(self.study.sites)
 
-    def run(self) -> StudyResult:
-        """All steps. Raises StudyError when a quorum is missed; what was received stays for a resume."""
+    def run(self, *, train_only: bool = False) -> StudyResult:
+        """All steps, or with `train_only` those up to the last round. Raises StudyError when a quorum is missed; what was received stays for a resume."""
         self._hello()
         if self.study.kind == "train":
             self.scale = self._moments()
@@ -77,8 +77,9 @@ class StudyRun:
         else:
             self.scale, model = self._frozen()
         self.result.final = model.get("dictionary", model.get("W_dec", np.zeros((0, 0), np.float32)))
-        self._describe(model, self.scale)
-        self._score(model, self.scale)
+        if not train_only:
+            self._describe(model, self.scale)
+            self._score(model, self.scale)
         return self.result
 
     # Steps

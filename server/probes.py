@@ -60,10 +60,15 @@ class ScoreRequests:
 
 
 def class_moments(view: str, table: Mapping[str, Array]) -> tuple[Array, Array]:
-    """Class means and variances [c, w] of one site in one view, NaN where withheld."""
+    """Class means and variances [c, w] of one site in one view, NaN where withheld.
+
+    A site with a single class has no contrast to teach (its standardised mean is zero): it is left out.
+    """
     name = "embedding" if view == "embedding" else "code"
     mean = table[f"{name}_class_mean"].astype(np.float64)
     variance = table[f"{name}_class_var"].astype(np.float64)
+    if (~np.isnan(mean).all(axis=1)).sum() < 2:
+        mean = np.full_like(mean, np.nan)
     if view != "standardised":
         return mean, variance
     centre, spread = table["code_all_mean"].astype(np.float64), table["code_all_var"].astype(np.float64)

@@ -314,13 +314,14 @@ class ReportBuilder:
         return {"chance": self._chance(), "classes": classes, "views": views}
 
     def _chance(self) -> float | None:
-        """1 / number of classes that a site has, averaged over sites: classes with a known count."""
+        """1 / number of classes shared with the other sites, averaged over the sites that were scored."""
+        known = {site: np.nan_to_num(self.result.counts[site][len(COUNTS) :]) > 0 for site in self.result.scores}
         shares = []
-        for site in self.result.scores:
-            counts = self.result.counts[site][len(COUNTS) :]
-            present = int((np.nan_to_num(counts) > 0).sum())
-            if present:
-                shares.append(1 / present)
+        for site, own in known.items():
+            teachers = [other for name, other in known.items() if name != site and other.sum() > 1]
+            shared = int((own & np.any(teachers, axis=0)).sum()) if teachers else 0
+            if shared > 1:
+                shares.append(1 / shared)
         return _mean(shares)
 
     def concepts(self) -> list[Json]:

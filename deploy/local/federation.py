@@ -69,7 +69,13 @@ def run_local(local: LocalStudy, watch: Watch) -> dict[str, Any]:
 
 
 def _federate(
-    local: LocalStudy, study: StudyConfig, start: Mapping[str, Array], folder: Path, watch: Watch
+    local: LocalStudy,
+    study: StudyConfig,
+    start: Mapping[str, Array],
+    folder: Path,
+    watch: Watch,
+    *,
+    train_only: bool = False,
 ) -> tuple[StudyResult, StudyRun]:
     key = SigningKey.load_or_create(local.out / "study.key")
     sessions = {name: Session(site, study, key.public_hex) for name, site in local.sites.items()}
@@ -77,7 +83,7 @@ def _federate(
     grid = LocalGrid({name: session.handle for name, session in sessions.items()})
     try:
         run = StudyRun(Coordinator(study, key, keys), grid, RunFolder(folder, study), start, watch)
-        return run.run(), run
+        return run.run(train_only=train_only), run
     finally:
         grid.close()
 
@@ -89,7 +95,7 @@ def _compare(local: LocalStudy, result: StudyResult, run: StudyRun, watch: Watch
         start = local.restart(OTHER_SEED)
         dictionary = replace(local.study.dictionary, digest=sha256_hex(pack_tensors(start)))
         other_study = replace(local.study, seed=OTHER_SEED, dictionary=dictionary)
-        other, _ = _federate(local, other_study, start, local.out / "run-other-seed", watch)
+        other, _ = _federate(local, other_study, start, local.out / "run-other-seed", watch, train_only=True)
         out.other_seed = (other.final, other.first)
     if not local.compare:
         return out
