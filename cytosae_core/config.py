@@ -59,7 +59,7 @@ class TrainingConfig:
     rounds: int = 15
     local_steps: int = 20
     batch_tokens: int = 128
-    learning_rate: float = 1e-2
+    learning_rate: float = 6e-3
     aggregation: str = "firing-weighted"
     server_learning_rate: float = 1.0
     row_clip: float = 1.0

@@ -1,0 +1,154 @@
+"""The token store: written once, resumable after kill -9, flat in memory, refuses what is not its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cytosae_core.cohort import read_cohort
+from cytosae_core.encoder import build_store, open_store, store, store_key
+from cytosae_core.errors import DataError, SetupError
+
+
+class Tiny:
+    """A fake encoder: d = 4, tokens from the pixels, a count of encoded images."""
+
+    d, digest = 4, "a" * 64
+
+    def __init__(self, pause_s: float = 0.0, value: float = 1.0) -> None:
+        self.pause_s, self.value, self.encoded = pause_s, value, 0
+
+    def pixels(self, image: Any) -> np.ndarray:
+        return np.asarray(image.resize((224, 224)))
+
+    def mask_of(self, pixels: np.ndarray) -> np.ndarray:
+        mask = np.ones(257, dtype=bool)
+        mask[0] = False
+        return mask
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.pause_s * len(images))
+        self.encoded += len(images)
+        base = images.mean(dim=(1, 2, 3))[:, None, None] * self.value
+        return base + torch.arange(257 * 4).reshape(257, 4) / 1000
+
+    def canary(self) -> np.ndarray:
+        return np.ones((8, 4), np.float32)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(store, "SHARD", 4)
+    folder = tmp_path / "data" / "a"
+    folder.mkdir(parents=True)
+    for index in range(10):
+        Image.new("RGB", (20, 20), (20 * index, 5, 250 - 20 * index)).save(folder / f"{index}.png")
+    return folder.parent
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_tokens_are_stored_once_and_read_back(data: Path, tmp_path: Path) -> None:
+    encoder, cohort, seen = Tiny(), read_cohort(data), list[tuple[int, int]]()
+    built = build_store(cohort, encoder, tmp_path / "s", batch=3, progress=lambda a, b: seen.append((a, b)))
+    assert encoder.encoded == 10 and seen[-1] == (10, 10) and built.n_images == 10 and built.d == 4
+    whole = built.tokens(0, 10)
+    assert (
+        whole.shape == (10, 257, 4)
+        and whole.dtype == np.float16
+        and np.array_equal(built.tokens(3, 9), whole[3:9])
+    )
+    image, token = np.array([9, 0, 5, 9]), np.array([256, 0, 17, 3])
+    assert np.array_equal(built.gather(image, token), whole[image, token].astype(np.float32))
+    assert built.mask().shape == (10, 257) and not built.mask()[:, 0].any() and built.canary.shape == (8, 4)
+    again = build_store(cohort, encoder, tmp_path / "s")
+    assert encoder.encoded == 10 and again.key == store_key(cohort, encoder) == built.key
+
+
+def test_killed_while_building_goes_on_to_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from cytosae_core.cohort import read_cohort\n"
+        "from cytosae_core.encoder import build_store, store; from tests.unit.test_token_store import Tiny\n"
+        "store.SHARD = 4; build_store(read_cohort(Path(sys.argv[1])), Tiny(pause_s=0.15), Path(sys.argv[2]), batch=2)"
+    )
+    folder = tmp_path / "killed"
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.Popen([sys.executable, "-c", script, str(data), str(folder)], cwd=root)
+    end = time.monotonic() + 60
+    while not (folder / "shard-00000.json").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "index.json").exists()
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink()
+    encoder, plain = Tiny(), Tiny()
+    build_store(read_cohort(data), encoder, folder, batch=2)
+    build_store(read_cohort(data), plain, tmp_path / "plain", batch=2)
+    assert encoder.encoded <= 6 and plain.encoded == 10 and contents(folder) == contents(tmp_path / "plain")
+
+
+def test_a_half_written_shard_is_not_believed(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "tokens-00000.npy").write_bytes(b"half")
+    built = build_store(read_cohort(data), Tiny(), tmp_path / "s")
+    assert np.isfinite(built.tokens(0, 10)).all()
+
+
+def test_unreadable_images_are_counted_and_skipped(data: Path, tmp_path: Path) -> None:
+    cohort = read_cohort(data)
+    cohort.images[2].path.write_bytes(b"rubbish")
+    built = build_store(cohort, Tiny(), tmp_path / "s")
+    assert built.failed == (2,) and built.image_index.tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9]
+    for image in cohort.images:
+        image.path.write_bytes(b"rubbish")
+    with pytest.raises(DataError):
+        build_store(cohort, Tiny(), tmp_path / "t")
+
+
+def test_another_key_is_refused_or_rebuilt_when_asked(data: Path, tmp_path: Path) -> None:
+    cohort, other = read_cohort(data), Tiny()
+    build_store(cohort, Tiny(), tmp_path / "s")
+    other.digest = "b" * 64
+    with pytest.raises(SetupError):
+        build_store(cohort, other, tmp_path / "s")
+    with pytest.raises(SetupError):
+        open_store(tmp_path / "s", key="0" * 64)
+    assert build_store(cohort, other, tmp_path / "s", rebuild=True).encoder_digest == "b" * 64
+
+
+def test_incomplete_or_damaged_stores_are_setup_errors(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SetupError):
+        open_store(tmp_path / "nothing")
+    build_store(read_cohort(data), Tiny(), tmp_path / "s")
+    (tmp_path / "s" / "tokens-00001.npy").unlink()
+    with pytest.raises(SetupError):
+        open_store(tmp_path / "s")
+
+
+def test_tokens_beyond_float16_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SetupError):
+        build_store(read_cohort(data), Tiny(value=1e9), tmp_path / "s")
+
+
+def test_full_disk_is_a_setup_error(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        if path.name.startswith("tokens"):
+            raise OSError(28, "No space left on device")
+        path.write_bytes(data)
+
+    monkeypatch.setattr(store, "write_atomic", full)
+    with pytest.raises(SetupError, match="disk space"):
+        build_store(read_cohort(data), Tiny(), tmp_path / "s")
