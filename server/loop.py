@@ -69,7 +69,11 @@ class StudyRun:
         self._members: list[str] = list(self.study.sites)
 
     def run(self, *, train_only: bool = False) -> StudyResult:
-        """All steps, or with `train_only` those up to the last round. Raises StudyError when a quorum is missed; what was received stays for a resume."""
+        """All steps, or with `train_only` those up to the last round.
+
+        Raises:
+            StudyError: a quorum was missed; what was received stays for a resume.
+        """
         self._hello()
         if self.study.kind == "train":
             self.scale = self._moments()

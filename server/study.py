@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from numpy.typing import NDArray
 
@@ -34,11 +35,21 @@ Array = NDArray[Any]
 
 
 def write_study_folder(
-    folder: Path, study: StudyConfig, start: Mapping[str, Array], site_keys: Mapping[str, str], study_key: str
+    folder: Path,
+    study: StudyConfig,
+    start: Mapping[str, Array],
+    site_keys: Mapping[str, str],
+    study_key: str,
+    *,
+    local: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write protocol, start, pinned site keys and the study key's public part."""
+    """Write protocol, start, pinned site keys and the study key's public part.
+
+    `local` (folders on this machine, for simulations) stands beside the protocol and is not part of its digest.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(json.loads(canonical_json(study.to_dict())), sort_keys=False)
+    values = json.loads(canonical_json(study.to_dict()))
+    text = yaml.safe_dump({**values, "local": dict(local)} if local else values, sort_keys=False)
     write_atomic(folder / "study.yaml", text.encode())
     if start:
         save_checkpoint(folder / "start", start, {"study": study.digest})
@@ -84,8 +95,14 @@ def run_study_folder(folder: Path, transport: Transport, watch: Any = lambda eve
     write_report(folder, report)
     if study.kind == "train":
         facts = {"model": "pursuit", "k": study.dictionary.k, "study": study.digest}
-        save_checkpoint(folder / "dictionary", {"dictionary": result.final}, facts)
+        save_checkpoint(folder / "dictionary", trained_tensors(run), facts)
     return 0
+
+
+def trained_tensors(run: StudyRun) -> dict[str, Array]:
+    """The trained dictionary with its token mean and scale: what a `validate` study starts from."""
+    scale = np.array([run.scale.scale], np.float32)
+    return {"dictionary": run.result.final, "mean": run.scale.mean, "scale": scale}
 
 
 def write_report(out: Path, report: Mapping[str, Any]) -> None:

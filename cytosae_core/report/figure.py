@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from . import svg
-from .svg import INK, MUTED, PAPER, RULE, Scale, Series
+from .marks import Series, legend
+from .svg import FAINT, MUTED, PAPER, RULE, Scale
 from .text import compact, short
 
 HALF, FULL = 440, 904  # px, half and whole column
@@ -74,7 +75,7 @@ def dot_rows(rows: Sequence[Dots], series: Sequence[Series], panel: Panel, top: 
 
 
 def _dot_row(row: Dots, series: Sequence[Series], panel: Panel, y: float) -> str:
-    scale, parts = panel.scale, [svg.line(panel.scale.start, y, panel.scale.stop, y, "#eceff0")]
+    scale, parts = panel.scale, [svg.line(panel.scale.start, y, panel.scale.stop, y, FAINT)]
     if row.span:
         parts.append(svg.line(scale(row.span[0]), y, scale(row.span[1]), y, MUTED, stroke_width=2))
     known = [(item, row.values.get(item.name)) for item in series]
@@ -99,7 +100,7 @@ def row_names(rows: Sequence[Dots], x: float, top: float) -> str:
 def dot_plot(rows: Sequence[Dots], series: Sequence[Series], panel: Panel) -> tuple[str, float]:
     """Legend, names and marks in a half column; and the height. The panel's scale is moved beside the names."""
     left = name_width([row.name for row in rows])
-    names, used = svg.legend(series, 4, 8, HALF - 10)
+    names, used = legend(series, 4, 8, HALF - 10)
     top = used + (18.0 if panel.guides else 6.0)
     scale = Scale(panel.scale.low, panel.scale.high, left, HALF - 14)
     marks, bottom = dot_rows(rows, series, Panel(scale, panel.axis, panel.guides), top)
@@ -177,10 +178,10 @@ def draw_cell(key: str, cell: Cell, x: float, y: float, size: tuple[float, float
         return box
     ink = svg.text_on(fill)
     lift = 0 if not cell.small or height < 28 else 5
-    middle = {"x": x + width / 2, "text_anchor": "middle", "fill": ink}
-    text = svg.label(y=y + height / 2 + 4 - lift, value=compact(cell.value), **middle)  # type: ignore[arg-type]
+    middle = {"text_anchor": "middle", "fill": ink}
+    text = svg.label(x + width / 2, y + height / 2 + 4 - lift, compact(cell.value), **middle)
     if lift:
-        text += svg.label(y=y + height / 2 + 15 - lift, value=cell.small, font_size=9, **middle)  # type: ignore[arg-type]
+        text += svg.label(x + width / 2, y + height / 2 + 10, cell.small, font_size=9, **middle)
     return box + text
 
 

@@ -18,7 +18,8 @@ from .figure import (
     dot_table,
     matrix,
 )
-from .svg import INK, MUTED, PALETTE, Scale, Series
+from .marks import Series
+from .svg import INK, MUTED, PALETTE, Scale
 from .text import Json, clean, decimal, entries, mapping, mean, number, numbers, short
 
 FEDERATED = Series("federated", "circle", PALETTE[0])

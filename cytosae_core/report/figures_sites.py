@@ -20,7 +20,8 @@ from .figure import (
     name_width,
     row_names,
 )
-from .svg import INK, MUTED, PALETTE, Scale, Series
+from .marks import Series, legend
+from .svg import INK, MUTED, PALETTE, Scale
 from .text import (
     Json,
     byte_size,
@@ -101,7 +102,7 @@ def predictability(report: Json, marks: Sequence[str]) -> Figure | Missing:
     controls = [value for table in null.values() for value in table.values() if value is not None]
     low = min([0.4, *known, *controls])
     left = name_width(sites)
-    names, used = svg.legend((APART, WITHIN), left, 8, FULL - left)
+    names, used = legend((APART, WITHIN), left, 8, FULL - left)
     top, each = used + 34, (FULL - left - 10) / 3
     parts, bottom = [names], top
     for index, (key, name) in enumerate(SPACES):
@@ -167,7 +168,7 @@ def bytes_left(report: Json, marks: Sequence[str]) -> Figure | Missing:
     colours = {kind: KIND_COLOURS[min(index, len(KIND_COLOURS) - 1)] for index, kind in enumerate(names)}
     series = [Series(short(kind, NAME), "square", colours[kind]) for kind in names]
     left = name_width([clean(site) for site in sent])
-    key, top = svg.legend(series, left, 8, FULL - left)
+    key, top = legend(series, left, 8, FULL - left)
     most = max((number(facts.get("bytes")) or 0.0 for facts in sent.values()), default=0.0)
     scale = Scale(0, svg.nice_ceiling(max(most, 1.0) / 1e6), left, FULL - 176)
     top += 6

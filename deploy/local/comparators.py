@@ -72,10 +72,10 @@ class Pool:
         mean = total / count
         basis = np.linalg.eigh(square / count - np.outer(mean, mean))[1][:, -self.study.dictionary.k :]
         out = {}
-        for site, tokens in self.test.items():
-            centred = tokens - mean
+        for site, test in self.test.items():
+            centred = test - mean
             rest = centred - (centred @ basis) @ basis.T
-            out[site] = float((rest**2).sum() / (tokens.astype(np.float64) ** 2).sum())
+            out[site] = float((rest**2).sum() / (test.astype(np.float64) ** 2).sum())
         return out
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,9 +72,7 @@ def run_demo(options: argparse.Namespace) -> int:
             for name, folder in folders.items()
         }
         local = _plan(options, out, embedded, corpus, encoder)
-        _clear_finished(out)
         report = run_local(local, display.watch)
-        (out / "run" / "finished").touch()
     print_outcome(report, out, time.monotonic() - started, as_json=options.json)
     return 0
 
@@ -133,7 +130,7 @@ def _plan(
         name: make_site(item, policy, out / "homes" / name, simulation=True)
         for name, item in sorted(embedded.items())
     }
-    _publish(out, study, start, sites)
+    _publish(out, study, start, sites, _local_section(options, out, sites, policy))
     restart = (
         None
         if options.no_comparators
@@ -161,18 +158,26 @@ def centroids(corpus: Embedded, n: int, *, seed: int) -> Array:
     return public_centroids(corpus.store.gather(image, token), n, seed=seed)
 
 
-def _publish(out: Path, study: StudyConfig, start: Mapping[str, Array], sites: Mapping[str, Site]) -> None:
+def _local_section(
+    options: argparse.Namespace, out: Path, sites: Mapping[str, Site], policy: str
+) -> dict[str, Any]:
+    """What lets `cytosae study run OUT/study.yaml` find the same folders again."""
+    base = Path("sites") if options.sites is None else options.sites.resolve()
+    limit = {"max_images": QUICK_IMAGES} if options.quick else {}
+    return {"sites": {name: str(base / name) for name in sites}, "policy": policy, "start": "start", **limit}
+
+
+def _publish(
+    out: Path,
+    study: StudyConfig,
+    start: Mapping[str, Array],
+    sites: Mapping[str, Site],
+    local: dict[str, Any],
+) -> None:
     """The study folder that a coordinator would hold: protocol, start, pinned keys."""
     key = SigningKey.load_or_create(out / "study.key")
     keys = {name: site.key.public_hex for name, site in sites.items()}
-    write_study_folder(out, study, start, keys, key.public_hex)
-
-
-def _clear_finished(out: Path) -> None:
-    """A finished run starts afresh (token stores stay); an unfinished one goes on."""
-    if (out / "run" / "finished").exists():
-        for name in ("run", "run-other-seed"):
-            shutil.rmtree(out / name, ignore_errors=True)
+    write_study_folder(out, study, start, keys, key.public_hex, local=local)
 
 
 def print_outcome(report: Mapping[str, Any], out: Path, seconds: float, *, as_json: bool) -> None:

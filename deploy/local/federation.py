@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from cytosae_core.tensors import pack_tensors
 from cytosae_server.coordinator import Coordinator
 from cytosae_server.loop import CANARY_TOLERANCE, StudyRun
 from cytosae_server.runfolder import RunFolder
-from cytosae_server.study import write_report
+from cytosae_server.study import trained_tensors, write_report
 from cytosae_server.transport import LocalGrid
 
 from .comparators import Pool, local_matrix
@@ -54,18 +55,27 @@ class LocalStudy:
 def run_local(local: LocalStudy, watch: Watch) -> dict[str, Any]:
     """Run the study and write `report.json`, `report.html` and the final dictionary; returns the report."""
     started = time.monotonic()
-    result, scale_data = _federate(local, local.study, local.start, local.out / "run", watch)
-    comparators = _compare(local, result, scale_data, watch) if local.study.kind == "train" else None
+    clear_finished(local.out)
+    result, run = _federate(local, local.study, local.start, local.out / "run", watch)
+    comparators = _compare(local, result, run, watch) if local.study.kind == "train" else None
     facts = {"encoder_depth": local.encoder_depth, "canary_tolerance": CANARY_TOLERANCE}
     report = dict(build_report(local.study, result, comparators, **facts))
     watch("reported", {"seconds": time.monotonic() - started})
     write_report(local.out, report)
     if local.study.kind == "train":
         save_checkpoint(
-            local.out / "dictionary", {"dictionary": result.final},
+            local.out / "dictionary", trained_tensors(run),
             {"model": "pursuit", "k": local.study.dictionary.k, "study": local.study.digest},
         )  # fmt: skip
+    (local.out / "run" / "finished").touch()
     return report
+
+
+def clear_finished(out: Path) -> None:
+    """A finished run starts afresh (token stores stay); an unfinished one goes on."""
+    if (out / "run" / "finished").exists():
+        for name in ("run", "run-other-seed"):
+            shutil.rmtree(out / name, ignore_errors=True)
 
 
 def _federate(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.e2e
 COMMAND = [sys.executable, "-m", "cytosae_local.cli"]
@@ -81,6 +82,29 @@ def test_audit_rechecks_the_run_and_finds_a_changed_number(phantoms: tuple[Path,
         assert done.returncode == 1 and "FAIL  FVU of alder" in done.stdout
     finally:
         (out / "report.json").write_text(text)
+
+
+def test_the_trained_dictionary_is_validated_with_metrics_only(
+    phantoms: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """`study run` with kind validate: nothing but hello, tables and scores leaves a site."""
+    out = phantoms[0]
+    values = yaml.safe_load((out / "study.yaml").read_text())
+    digest = json.loads((out / "dictionary.json").read_text())["sha256"]
+    values |= {"kind": "validate", "profile": "evaluate_only"}
+    values["dictionary"] |= {"init": "file", "digest": digest}
+    values["local"] = {
+        "sites": {name: str(out / "sites" / name) for name in values["sites"]},
+        "policy": "evaluate_only",
+        "start": str(out / "dictionary"),
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    shutil.copytree(out / "stores", tmp_path / "stores", copy_function=os.link)
+    line = last_json(cytosae("study", "run", str(tmp_path / "study.yaml"), "--json"))
+    report = json.loads((tmp_path / "report.json").read_text())
+    kinds = {kind for site in report["egress"]["sites"].values() for kind in site["by_kind"]}
+    assert kinds == {"hello", "describe", "score"}
+    assert line["federated_fvu"] == pytest.approx(phantoms[1]["federated_fvu"], rel=1e-3)
 
 
 def test_interrupted_demo_goes_on(tmp_path: Path, phantoms: tuple[Path, dict[str, Any]]) -> None:

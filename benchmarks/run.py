@@ -1,0 +1,35 @@
+"""`make bench`: every benchmark in a process of its own; one line each, kept in benchmarks/results.jsonl."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RUNS = {
+    "coordinator, 5 sites": ("benchmarks.coordinator", "--sites", "5"),
+    "coordinator, 100 sites": ("benchmarks.coordinator", "--sites", "100"),
+    "embedding and training": ("benchmarks.steps",),
+}
+
+
+def main() -> int:
+    """Run all; seconds are recorded, never asserted."""
+    lines = []
+    for name, command in RUNS.items():
+        done = subprocess.run(
+            [sys.executable, "-m", *command, "--json"], capture_output=True, text=True, check=True
+        )
+        result = json.loads(done.stdout.strip().splitlines()[-1])
+        lines.append({"name": name, "at": int(time.time()), "cpu": platform.machine(), **result})
+        print(f"{name}: {json.dumps(result)}")
+    with (Path(__file__).parent / "results.jsonl").open("a") as stream:
+        stream.writelines(json.dumps(line) + "\n" for line in lines)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Figures of agreement between sites: how often concepts occur, what they mean, planted concepts found again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import svg
+from .figure import HALF, Cell, Dots, Figure, Missing, Panel, dot_plot, dot_table, matrix
+from .figures_concepts import concept_sites
+from .marks import Series
+from .svg import MUTED, PALETTE, Scale
+from .text import Json, clean, decimal, entries, mapping, number, numbers
+
+
+def _pairs(report: Json, part: str, value: str) -> dict[frozenset[str], Json]:
+    found = entries(mapping(report.get("agreement")).get(part))
+    return {frozenset((clean(item.get("a")), clean(item.get("b")))): item for item in found if value in item}
+
+
+def _signed(value: float) -> str:
+    return svg.diverging((value + 1) / 2)
+
+
+def firing_agreement(report: Json, marks: Sequence[str]) -> Figure | Missing:
+    """Rank correlation of firing rates between sites."""
+    title, pairs = "Do concepts occur equally often?", _pairs(report, "firing_rate", "rho")
+    if not pairs:
+        return Missing(title, "fewer than two sites released how often concepts occur")
+    how = (
+        "Rank correlation between two sites of how often each concept occurs: 1 = the same concepts are common and "
+        "rare at both; 0 = no relation. Concepts that fire everywhere make this high even when they mean nothing: "
+        "read it together with the next figure. Hatched: not assessed, too few concepts released by both sites."
+    )
+    sites = concept_sites(report)
+    cells = [
+        [_half(pairs, "rho", a, b, i, j) for j, b in enumerate(sites[:-1])] for i, a in enumerate(sites)
+    ][1:]
+    body, width, height = matrix("firing", sites[1:], sites[:-1], cells, _signed)
+    picture = svg.canvas("firing", width, height, body, title, how, marks)
+    rows = [
+        [*sorted(pair), _pair(item, "rho"), f"{number(item.get('n')) or 0:.0f}"]
+        for pair, item in pairs.items()
+        if len(pair) == 2
+    ]
+    header = ["Site", "Site", "Rank correlation", "Concepts compared"]
+    return Figure("firing", title, how, picture, header, rows, width > HALF)
+
+
+def _half(pairs: dict[frozenset[str], Json], key: str, a: str, b: str, i: int, j: int) -> Cell:
+    if j >= i:
+        return Cell(None, empty=True)
+    return Cell(number(pairs.get(frozenset((a, b)), {}).get(key)))
+
+
+def _pair(item: Json, key: str) -> str:
+    return decimal(number(item.get(key)), 2) or "not assessed: too few values released by both"
+
+
+def meaning_agreement(report: Json, marks: Sequence[str]) -> Figure | Missing:
+    """Correlation of AUROC between sites below the diagonal, its shuffled-label control above it."""
+    title, pairs = "Do concepts mean the same?", _pairs(report, "auroc", "r")
+    if not pairs:
+        return Missing(title, "fewer than two sites released what concepts mean")
+    sites = concept_sites(report)
+    reliability = numbers(mapping(report.get("agreement")).get("reliability"))
+    cells = []
+    for i, a in enumerate(sites):
+        row = []
+        for j, b in enumerate(sites):
+            item = pairs.get(frozenset((a, b)), {})
+            row.append(
+                Cell(reliability.get(a), "self")
+                if i == j
+                else Cell(number(item.get("r" if j < i else "null")))
+            )
+        cells.append(row)
+    body, width, height = matrix("meaning", sites, sites, cells, _signed)
+    how = (
+        "Below the diagonal: correlation between two sites of what all concepts say about the kinds of cells; "
+        "1 = the same meaning, 0 = none shared. Diagonal (self): two halves of one site, the best that can be "
+        "expected. Above the diagonal: the same with shuffled labels, which must be near 0. Hatched: not assessed, "
+        "too few values released by both sites."
+    )
+    picture = svg.canvas("meaning", width, height, body, title, how, marks)
+    rows = [
+        [
+            *sorted(pair),
+            *(_pair(item, key) for key in ("r", "null", "init", "random")),
+            f"{number(item.get('n')) or 0:.0f}",
+        ]
+        for pair, item in pairs.items()
+        if len(pair) == 2
+    ]
+    rows += [
+        [site, "(two halves of it)", decimal(value, 2) or "not assessed", "", "", "", ""]
+        for site, value in reliability.items()
+    ]
+    header = [
+        "Site",
+        "Site",
+        "Correlation",
+        "Shuffled labels",
+        "Before training",
+        "Random rows",
+        "Values compared",
+    ]
+    return Figure("meaning", title, how, picture, header, rows, width > HALF)
+
+
+PLANTED = (
+    Series("held-out sites, mean", "circle", PALETTE[0]),
+    Series("before training", "diamond", PALETTE[3], filled=False),
+    Series("shuffled labels", "cross", MUTED),
+)
+
+
+def planted(report: Json, marks: Sequence[str]) -> Figure | Missing:
+    """Recovery of concepts that were painted into synthetic cells."""
+    title, found = "Known concepts, found again", entries(report.get("planted"))
+    if not found:
+        return Missing(title, "only synthetic cells have concepts that are known beforehand")
+    rows = []
+    for item in found:
+        per_site = [value for value in numbers(item.get("auroc")).values() if value is not None]
+        values = [number(item.get(key)) for key in ("held_out_mean", "init", "null")]
+        named = {series.name: value for series, value in zip(PLANTED, values, strict=True)}
+        span = (min(per_site), max(per_site)) if per_site else None
+        rows.append(Dots(clean(item.get("attribute")), named, span, "yes" if item.get("recovered") else "no"))
+    body, height = dot_plot(
+        rows,
+        PLANTED,
+        Panel(
+            Scale(0.3, 1, 0, 1), "AUROC at sites that did not choose it", {0.5: "chance", 0.7: "recovered"}
+        ),
+    )
+    how = (
+        "Synthetic cells carry features that were painted in on purpose. For each feature, the concept that reads it "
+        "best is chosen at the other sites and tested at the site left out (filled dot: mean; bar: worst to best "
+        "site). The open diamond is the dictionary before training, the cross the same search with shuffled labels."
+    )
+    picture = svg.canvas("planted", HALF, height, body, title, how, marks)
+    header, table = dot_table(rows, PLANTED, "Painted-in feature")
+    extra = [[clean(item.get("concept") or "none"), row.note] for item, row in zip(found, rows, strict=True)]
+    table = [[*row, *more] for row, more in zip(table, extra, strict=True)]
+    return Figure("planted", title, how, picture, [*header, "Concept", "Recovered"], table)

@@ -1,0 +1,129 @@
+"""HTML from small pure functions: elements, tables, figures, measures. Everything is escaped here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .figure import Figure, Missing
+from .text import clean, escape
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A table cell without a number; it is drawn hatched and says why."""
+
+    reason: str
+
+
+TableCell = str | Gap
+
+
+def tag(name: str, content: str = "", /, **attributes: object) -> str:
+    """One element. `content` is markup; attribute values are escaped; None is left out."""
+    pairs = [
+        (key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None
+    ]
+    text = "".join(f' {key}="{escape(value)}"' for key, value in pairs)
+    return f"<{name}{text}>{content}</{name}>"
+
+
+def words(name: str, value: object, /, **attributes: object) -> str:
+    """One element with plain text in it."""
+    return tag(name, escape(value), **attributes)
+
+
+def absent(reason: object) -> str:
+    """What stands in place of a part that has no numbers."""
+    return words("p", f"Not assessed: {clean(reason)}.", class_="na")
+
+
+def bullets(items: Sequence[str], kind: str = "ul") -> str:
+    """A list of texts."""
+    return tag(kind, "".join(words("li", item) for item in items), class_="plain")
+
+
+def known(text: str, reason: str) -> TableCell:
+    """`text`, or a gap with its reason when it is empty."""
+    return text or Gap(reason)
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[TableCell]], caption: str = "", right: int = 99
+) -> str:
+    """A table that scrolls by itself on narrow screens. Columns from index `right` on are right aligned."""
+    head = "".join(words("th", name, scope="col", class_=_side(n, right)) for n, name in enumerate(header))
+    body = "".join(tag("tr", "".join(_cell(c, n, right) for n, c in enumerate(row))) for row in rows)
+    title = words("caption", caption) if caption else ""
+    inner = tag("table", title + tag("thead", tag("tr", head)) + tag("tbody", body), class_="data")
+    return tag("div", inner, class_="scroll", tabindex=0)
+
+
+def _side(column: int, right: int) -> str | None:
+    return "n" if column >= right else None
+
+
+def _cell(cell: TableCell, column: int, right: int) -> str:
+    if isinstance(cell, Gap):
+        return tag("td", words("span", cell.reason), class_="gap")
+    return words("td", cell, class_=_side(column, right))
+
+
+def details(summary: str, content: str) -> str:
+    """Content behind a click; left out of print."""
+    return tag("details", words("summary", summary) + content)
+
+
+def figure(item: Figure | Missing) -> str:
+    """A figure: title, picture, how to read it, and its numbers as a table; or why it is missing."""
+    if isinstance(item, Missing):
+        return tag("figure", words("h3", item.title) + absent(item.reason), class_="missing")
+    plot = tag("div", item.picture, class_="plot wide" if item.wide else "plot")
+    numbers = details("The same numbers as a table", table(item.header, item.rows))
+    return tag(
+        "figure", words("h3", item.title) + plot + words("figcaption", item.how) + numbers, id=f"f-{item.key}"
+    )
+
+
+def pair(*items: Figure | Missing) -> str:
+    """Figures side by side; wide ones keep a row of their own."""
+    wide = [figure(item) for item in items if isinstance(item, Figure) and item.wide]
+    half = [figure(item) for item in items if not (isinstance(item, Figure) and item.wide)]
+    return (tag("div", "".join(half), class_="pair") if half else "") + "".join(wide)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number, one plain sentence on what it is, and what it has to be compared with. Empty value: not assessed."""
+
+    name: str
+    value: str
+    sentence: str
+    control: str = ""
+    reason: str = "no number was released"
+
+
+def measures(items: Sequence[Measure]) -> str:
+    """Numbers with their sentences, two a row."""
+    return tag("dl", "".join(_measure(item) for item in items), class_="measures")
+
+
+def _measure(item: Measure) -> str:
+    value = words("b", item.value) if item.value else absent(item.reason)
+    control = f" {words('span', item.control, class_='control')}" if item.control else ""
+    return tag("div", words("dt", item.name) + tag("dd", f"{value}{escape(item.sentence)}{control}"))
+
+
+def facts(items: Sequence[tuple[str, TableCell]]) -> str:
+    """Names and values, one line each."""
+    parts = []
+    for name, value in items:
+        shown = f"not assessed: {value.reason}" if isinstance(value, Gap) else value
+        parts.append(words("dt", name) + words("dd", shown))
+    return tag("dl", "".join(parts), class_="facts")
+
+
+def section(key: str, title: str, intro: str, *parts: str) -> str:
+    """A section with its heading and one sentence that says what it answers."""
+    head = words("h2", title) + (words("p", intro, class_="intro") if intro else "")
+    return tag("section", head + "".join(parts), id=key)

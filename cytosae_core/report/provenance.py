@@ -1,0 +1,185 @@
+"""The report's sections for hospital IT and auditors: what left, how it was made, how to check it, the words used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .figures_sites import bytes_left
+from .page import Gap, TableCell, absent, bullets, facts, figure, known, section, table, words
+from .svg import tick_text
+from .text import Json, clean, entries, lines, mapping, number, suppressed, whole
+
+PROFILES = {
+    "masked": "masked: heuristic protection of dictionary changes; not differential privacy, no epsilon applies",
+    "evaluate_only": "evaluate_only: the dictionary was frozen; only metrics left, under disclosure control",
+    "dp": "dp: differential privacy with the patient as the unit",
+}
+RULES = {
+    "open": "no patient behind it",
+    "metric": "only with enough patients; 4 digits",
+    "count": "only with enough patients; rounded",
+    "update": "rows with too few patients are zero",
+}
+GLOSSARY = (
+    (
+        "Concept",
+        "One row of the shared dictionary: a pattern that the vision transformer sees in patches of cells.",
+    ),
+    (
+        "Code",
+        "How strongly a concept is present in a patch. Standardised: each site rescales codes to its own spread.",
+    ),
+    (
+        "FVU",
+        "Fraction of variance unexplained: share of the information that the dictionary misses; 0 is best.",
+    ),
+    (
+        "AUROC",
+        "Chance that a random cell of a kind shows more of a concept than a random other cell; .5 = unrelated.",
+    ),
+    (
+        "Balanced accuracy",
+        "Share of cells named correctly, averaged over kinds so that rare kinds count the same.",
+    ),
+    (
+        "Site-predictability",
+        "How well two hospitals can be told apart within one kind of cell; .5 = not at all.",
+    ),
+    (
+        "Unit",
+        "What is counted and split: the patient; where patients are unknown the slide, else the source file.",
+    ),
+    (
+        "Suppressed",
+        "Withheld by the hospital because too few patients stand behind the number; drawn hatched.",
+    ),
+    ("Shuffled labels", "The same computation with labels mixed at random: what chance alone would give."),
+)
+
+
+def egress(report: Json, marks: Sequence[str]) -> str:
+    """What left each hospital: bytes, rules, fields, and what never leaves."""
+    part = mapping(report.get("egress"))
+    rules, never = lines(part.get("rules")), lines(part.get("never"))
+    return section(
+        "left",
+        "What left each hospital",
+        "Everything that leaves passes one door at the hospital, against this list. What is not listed cannot leave.",
+        figure(bytes_left(report, marks)),
+        words("h3", "Never leaves"),
+        bullets(never) if never else absent("the report does not list it"),
+        words("h3", "Rules at the door"),
+        bullets(rules) if rules else absent("the report does not list them"),
+        _withheld(report),
+        _fields(part),
+    )
+
+
+def _fields(part: Json) -> str:
+    rows = [
+        [
+            clean(item.get("name", "")),
+            clean(item.get("kind", "")),
+            f"{clean(item.get('dtype', ''))} {clean(item.get('shape', ''))}",
+            RULES.get(str(item.get("rule")), clean(item.get("rule") or "")),
+            clean(item.get("why") or "no reason given"),
+        ]
+        for item in entries(part.get("fields"))
+    ]
+    if not rows:
+        return words("h3", "Everything that may leave") + absent("the report does not list it")
+    return table(
+        ["Field", "Message", "Type and shape", "Protection", "Why it is needed"],
+        rows,
+        "Everything that may leave",
+    )
+
+
+def _withheld(report: Json) -> str:
+    """Dictionary rows that each site kept back."""
+    sites = {clean(name): mapping(site) for name, site in mapping(report.get("sites")).items()}
+    rows: list[list[TableCell]] = []
+    for name, site in sites.items():
+        reason = "not recorded" if site.get("status", "reported") == "reported" else clean(site["status"])
+        rows.append(
+            [
+                name,
+                known(whole(number(site.get("suppressed_rows"))), reason),
+                known(clean(site.get("policy") or ""), reason),
+                known(clean(site.get("relay_isolation") or ""), reason),
+            ]
+        )
+    header = ["Site", "Row changes withheld over all rounds", "Site's policy", "Relay isolation"]
+    return table(header, rows, "What the hospitals held back") if rows else ""
+
+
+def check(report: Json) -> str:
+    """How the numbers were made and how to check them."""
+    steps = lines(report.get("how_to_check"))
+    return section(
+        "check",
+        "How this was made, and how to check it",
+        "",
+        bullets(steps, "ol") if steps else absent("the report does not say how"),
+        facts([*_study(report), *_encoder(report), *_dictionary(report)]),
+        words("h3", "Words in this report"),
+        facts(GLOSSARY),
+    )
+
+
+def _study(report: Json) -> list[tuple[str, TableCell]]:
+    study = mapping(report.get("study"))
+    absent_here = "not recorded"
+    profile = str(study.get("profile") or "")
+    steps = f"{whole(number(study.get('rounds')))} rounds of {whole(number(study.get('local_steps')))} local steps"
+    return [
+        ("Study", known(clean(study.get("name") or ""), absent_here)),
+        ("Egress profile", known(PROFILES.get(profile, clean(profile)), absent_here)),
+        ("Smallest group shown", _smallest(report)),
+        (
+            "Training",
+            steps if number(study.get("rounds")) else Gap("the dictionary was not trained in this study"),
+        ),
+        ("Aggregation", known(clean(study.get("aggregation") or ""), absent_here)),
+        ("Seed", known(whole(number(study.get("seed"))), absent_here)),
+        ("Protocol, SHA-256", known(clean(study.get("protocol_sha256") or ""), absent_here)),
+    ]
+
+
+def _smallest(report: Json) -> TableCell:
+    least = number(mapping(report.get("study")).get("min_units"))
+    if least is None:
+        return Gap("not recorded")
+    return "no limit" if least <= 1 else f"numbers with {suppressed(report)} behind them are withheld"
+
+
+def _encoder(report: Json) -> list[tuple[str, TableCell]]:
+    encoder = mapping(report.get("encoder"))
+    difference, tolerance = (
+        number(encoder.get("canary_max_difference")),
+        number(encoder.get("canary_tolerance")),
+    )
+    layer, depth = whole(number(encoder.get("layer"))), whole(number(encoder.get("depth")))
+    check: TableCell = Gap("no tolerance or no difference was recorded")
+    if difference is not None and tolerance:
+        said = "within" if difference <= tolerance else "NOT within"
+        check = f"largest difference {difference:.2g}, {said} the tolerance {tick_text(tolerance)}"
+    return [
+        ("Vision transformer", known(clean(encoder.get("name") or ""), "not recorded")),
+        ("Read after block", known(f"{layer} of {depth}" if layer and depth else layer, "not recorded")),
+        ("Preparation of images", known(", ".join(lines(encoder.get("steps"))), "none was recorded")),
+        ("Encoder digest", known(clean(encoder.get("digest") or ""), "sites did not agree on one encoder")),
+        ("Same golden cells at every site", check),
+    ]
+
+
+def _dictionary(report: Json) -> list[tuple[str, TableCell]]:
+    dictionary = mapping(report.get("dictionary"))
+    size = [whole(number(dictionary.get(name))) for name in ("n", "d", "k")]
+    shape = f"{size[0]} concepts in {size[1]} dimensions, {size[2]} per patch" if all(size) else ""
+    return [
+        ("Dictionary", known(clean(dictionary.get("model") or ""), "not recorded")),
+        ("Size", known(shape, "not recorded")),
+        ("Started from", known(clean(dictionary.get("init") or ""), "not recorded")),
+        ("Dictionary, SHA-256", known(clean(dictionary.get("sha256") or ""), "not recorded")),
+    ]

@@ -1,0 +1,224 @@
+"""The report's sections on results: concepts, transfer, quality, planted concepts. Every number has its sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .figures import by_round, comparators, local_only
+from .figures_agreement import firing_agreement, meaning_agreement, planted
+from .figures_concepts import concept_map, mean_replication, verdicts_by_target
+from .figures_sites import loso, predictability
+from .page import Measure, absent, details, figure, measures, pair, section, table, words
+from .text import Json, compact, decimal, entries, lines, mapping, mean, number, numbers, percent
+
+Marks = Sequence[str]
+
+
+def reason_for(report: Json, item: str, otherwise: str) -> str:
+    """The report's own reason for a missing item, else a general one."""
+    for entry in entries(report.get("not_assessed")):
+        if item in str(entry.get("item", "")) and entry.get("reason"):
+            return str(entry["reason"])
+    return otherwise
+
+
+def _against(*controls: tuple[str, str]) -> str:
+    said = [f"{name} {value}" for name, value in controls if value]
+    return f"Compare: {'; '.join(said)}." if said else ""
+
+
+def concepts(report: Json, marks: Marks) -> str:
+    """Do concepts mean the same at every site?"""
+    intro = (
+        "A concept is one row of the shared dictionary: a pattern that the vision transformer sees. It holds when it "
+        "speaks of the same kind of cell wherever it could be tested, and does not hold when sites disagree."
+    )
+    counts = verdicts_by_target(report)
+    by_kind = (
+        table(["Kind of cell", "Concepts that hold", "that do not hold"], counts, right=1) if counts else ""
+    )
+    return section(
+        "concepts",
+        "Do concepts mean the same at every site?",
+        intro,
+        measures([_replication(report), _agreement(report)]),
+        figure(concept_map(report, marks)),
+        details("How many concepts speak of which kind of cell", by_kind) if by_kind else "",
+        pair(meaning_agreement(report, marks), firing_agreement(report, marks)),
+    )
+
+
+def _replication(report: Json) -> Measure:
+    share, null, sites = mean_replication(report)
+    return Measure(
+        "Meanings that held at the site left out",
+        percent(share),
+        "For each site: of all meanings that looked clear at the other sites, the share that is seen there too.",
+        _against(("with shuffled labels", percent(null)), ("sites averaged", str(sites) if sites else "")),
+        "no meaning was clear at all the other sites, or too few sites could say",
+    )
+
+
+def _agreement(report: Json) -> Measure:
+    found = entries(mapping(report.get("agreement")).get("auroc"))
+    values = {key: mean([number(item.get(key)) for item in found]) for key in ("r", "null", "init", "random")}
+    return Measure(
+        "Agreement of meanings between two sites",
+        compact(values["r"]),
+        "Correlation of what all concepts say about the kinds of cells: 1 = the same, 0 = nothing shared.",
+        _against(
+            ("with shuffled labels", compact(values["null"])),
+            ("dictionary before training", compact(values["init"])),
+            ("random dictionary", compact(values["random"])),
+        ),
+        "no two sites released enough of the same values",
+    )
+
+
+def transfer(report: Json, marks: Marks) -> str:
+    """Does it work at a site never seen, and can sites be told apart?"""
+    intro = "Are the concepts of use in a hospital whose labels were never seen, and how much of the hospital is in them?"
+    known_cells = planted(report, marks)
+    classes = lines(mapping(report.get("loso")).get("classes"))
+    said = words("p", f"Kinds of cells: {', '.join(classes)}.", class_="small") if classes else ""
+    return section(
+        "transfer",
+        "Do they transfer to a hospital never seen?",
+        intro,
+        measures(_transfer_measures(report)),
+        said,
+        pair(loso(report, marks), known_cells),
+        figure(predictability(report, marks)),
+    )
+
+
+def _transfer_measures(report: Json) -> list[Measure]:
+    part = mapping(report.get("loso"))
+    views = {
+        name: mean(list(numbers(values).values())) for name, values in mapping(part.get("views")).items()
+    }
+    pairs = entries(mapping(report.get("site_predictability")).get("pairs"))
+    null = [
+        numbers(item).get("standardised")
+        for item in mapping(mapping(report.get("site_predictability")).get("same_site_null")).values()
+    ]
+    return [
+        Measure(
+            "Balanced accuracy at a site left out",
+            decimal(views.get("standardised codes"), 2),
+            "Share of cells named correctly from concepts alone, each kind counting the same; 1 = all.",
+            _against(
+                ("raw embeddings", decimal(views.get("raw embeddings"), 2)),
+                ("shuffled labels", decimal(views.get("shuffled labels"), 2)),
+                ("chance", decimal(number(part.get("chance")), 2)),
+            ),
+            "fewer than two sites share labelled kinds of cells",
+        ),
+        Measure(
+            "Telling two hospitals apart",
+            decimal(mean([number(item.get("standardised")) for item in pairs]), 2),
+            "From standardised codes within one kind of cell: .50 is a coin toss (good), 1 is always (bad).",
+            _against(
+                ("two halves of one site", decimal(mean(null), 2)),
+                ("raw embeddings", decimal(mean([number(item.get("embedding")) for item in pairs]), 2)),
+            ),
+            str(
+                mapping(report.get("site_predictability")).get("reason")
+                or "no two sites share a kind of cell"
+            ),
+        ),
+    ]
+
+
+def quality(report: Json, marks: Marks) -> str:
+    """How well does the dictionary describe the cells?"""
+    intro = "Meaning is worth little if the dictionary misses most of what is in the picture. How much does it miss?"
+    return section(
+        "quality",
+        "How well does the dictionary describe the cells?",
+        intro,
+        measures([*_quality_measures(report), *_stability(report)]),
+        pair(by_round(report, marks), comparators(report, marks), local_only(report, marks)),
+    )
+
+
+def _quality_measures(report: Json) -> list[Measure]:
+    overall, dictionary = mapping(report.get("overall")), mapping(report.get("dictionary"))
+    value = {name: number(item) for name, item in overall.items()}
+    pooled = reason_for(report, "pooled", "only possible where one machine holds all images")
+    size = number(dictionary.get("n"))
+    return [
+        Measure(
+            "Unexplained share (FVU)",
+            decimal(value.get("federated_fvu")),
+            "Share of the information in the pictures that the dictionary fails to explain; lower is better.",
+            _against(
+                ("before training", decimal(value.get("fvu_init"))),
+                ("random rows", decimal(value.get("fvu_random"))),
+                ("trained on all images in one place", decimal(value.get("pooled_fvu"))),
+            ),
+            "no site reported it",
+        ),
+        Measure(
+            "Price of not pooling the images",
+            f"× {decimal(value.get('ratio'))}" if value.get("ratio") is not None else "",
+            "Unexplained share of the federation divided by that of training on all images in one place; 1 = no loss.",
+            reason=pooled,
+        ),
+        Measure(
+            "Concepts per patch (L0)",
+            decimal(value.get("l0"), 1),
+            "How many concepts describe one small patch of a picture; fewer are easier to read.",
+            f"Of {size:,.0f} in the dictionary." if size else "",
+            "no site reported it",
+        ),
+        Measure(
+            "Concepts never used",
+            percent(value.get("dead_fraction")),
+            "Share of the dictionary that no picture of a site uses, averaged over sites; lower is better.",
+            reason="no site reported it",
+        ),
+    ]
+
+
+def _stability(report: Json) -> list[Measure]:
+    part = {name: number(item) for name, item in mapping(report.get("stability")).items()}
+    why = reason_for(report, "stability", "no second federation with another seed was run")
+    apart = part.get("excess") is not None and (part["excess"] or 0) < 0
+    return [
+        Measure(
+            "Same concepts from another seed",
+            compact(part.get("mcc")),
+            "Similarity of each concept to its twin in a second federation with another seed; 1 = identical."
+            + (" Training moved the two runs apart." if apart else ""),
+            _against(("before training", compact(part.get("mcc_init")))),
+            why,
+        ),
+        Measure(
+            "Concepts found again (similarity above .7)",
+            percent(part.get("share_above_0.7")),
+            "Share of concepts with such a twin. What agreed before training says nothing about the cells.",
+            _against(("before training", percent(part.get("share_above_0.7_init")))),
+            why,
+        ),
+    ]
+
+
+def gaps(report: Json) -> str:
+    """What the report does not show, and what was not assessed, with reasons."""
+    limits = lines(report.get("limits"))
+    missing = [
+        [str(item.get("item") or "?"), str(item.get("reason") or "no reason was given")]
+        for item in entries(report.get("not_assessed"))
+    ]
+    shown = "".join(words("li", item) for item in limits)
+    return section(
+        "limits",
+        "What this report does not show",
+        "",
+        f'<ul class="plain">{shown}</ul>' if shown else absent("no limits were recorded"),
+        words("h3", "Not assessed"),
+        table(["Item", "Reason"], missing)
+        if missing
+        else words("p", "Every planned part was assessed.", class_="small"),
+    )
