@@ -23,7 +23,7 @@ from .svg import INK, MUTED, PALETTE, Scale
 from .text import Json, clean, decimal, entries, mapping, mean, number, numbers, short
 
 FEDERATED = Series("federated", "circle", PALETTE[0])
-POOLED = Series("pooled", "circle", INK, filled=False)
+POOLED = Series("pooled", "bar", INK)
 OTHER = Series("best other site's own", "triangle", PALETTE[1], filled=False)
 PCA = Series("PCA", "square", PALETTE[2], filled=False)
 START = Series("before training", "diamond", PALETTE[3], filled=False)
@@ -154,7 +154,7 @@ def comparators(report: Json, marks: Sequence[str]) -> Figure | Missing:
     panel = Panel(Scale(0, svg.nice_ceiling(max(values)), 0, 1), "Unexplained share (FVU), lower is better")
     body, height = dot_plot(rows, series, panel)
     how = (
-        "Each row is one site. The filled dot is the shared dictionary. It should lie close to the open circle (what "
+        "Each row is one site. The filled dot is the shared dictionary. It should lie close to the upright bar (what "
         "one would reach with all images in one place) and left of everything else: the best dictionary of any other "
         "single site, a principal component analysis of equal size, the dictionary before training, and random rows."
     )

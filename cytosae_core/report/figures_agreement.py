@@ -29,7 +29,7 @@ def firing_agreement(report: Json, marks: Sequence[str]) -> Figure | Missing:
     how = (
         "Rank correlation between two sites of how often each concept occurs: 1 = the same concepts are common and "
         "rare at both; 0 = no relation. Concepts that fire everywhere make this high even when they mean nothing: "
-        "read it together with the next figure. Hatched: not assessed, too few concepts released by both sites."
+        "read it together with the figure beside it. Hatched: not assessed, too few concepts released by both sites."
     )
     sites = concept_sites(report)
     cells = [

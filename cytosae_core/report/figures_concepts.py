@@ -159,8 +159,8 @@ def _map_table(
 
 def strip(concept: Json, sites: Sequence[str], key: str) -> str:
     """A small line of dots, one per site, on 0 to 1 with a mark at .5; for lists of concepts."""
-    scale = Scale(0, 1, 6, 124)
-    parts = [svg.line(6, 9, 124, 9), svg.line(65, 2, 65, 16, MUTED, stroke_dasharray="2 2")]
+    scale = Scale(0, 1, 6, 174)
+    parts = [svg.line(6, 9, 174, 9), svg.line(90, 2, 90, 16, MUTED, stroke_dasharray="2 2")]
     said = []
     for site in sites:
         value, _ = auroc(concept, site)
@@ -171,7 +171,7 @@ def strip(concept: Json, sites: Sequence[str], key: str) -> str:
                 svg.el("circle", cx=scale(value), cy=9, r=3.2, fill=fill, stroke=INK, stroke_width=0.6)
             )
     title = f"AUROC of {clean(concept.get('id'))} for {clean(concept.get('target') or 'no class')}"
-    return svg.canvas(key, 130, 18, "".join(parts), title, "; ".join(said), ())
+    return svg.canvas(key, 180, 18, "".join(parts), title, "; ".join(said), ())
 
 
 def verdict_bar(report: Json) -> str:

@@ -21,7 +21,7 @@ from .figure import (
     row_names,
 )
 from .marks import Series, legend
-from .svg import INK, MUTED, PALETTE, Scale
+from .svg import INK, MUTED, PALETTE, PAPER, Scale
 from .text import (
     Json,
     byte_size,
@@ -48,6 +48,16 @@ APART = Series("against each other site (mean; bar: lowest to highest)", "circle
 WITHIN = Series("two halves of the same site (control)", "diamond", INK, filled=False)
 KIND_COLOURS = (*PALETTE[:6], "#54455e", "#9aa5ac")
 PAIRS_LISTED = 120
+KINDS = {
+    "hello": "who and how many",
+    "moments": "mean and scale",
+    "begin": "quality at the start",
+    "round": "dictionary changes",
+    "describe": "concept statistics",
+    "score": "test results",
+    "refused": "refusals",
+}
+HALO = {"stroke": PAPER, "stroke_width": 4, "paint_order": "stroke", "stroke_linejoin": "round"}
 
 
 def loso(report: Json, marks: Sequence[str]) -> Figure | Missing:
@@ -159,6 +169,11 @@ def kinds(report: Json) -> list[str]:
     return list(found)
 
 
+def kind_name(kind: str) -> str:
+    """A kind of message with what it carries."""
+    return f"{short(kind, NAME)}: {KINDS[kind]}" if kind in KINDS else short(kind, NAME)
+
+
 def bytes_left(report: Json, marks: Sequence[str]) -> Figure | Missing:
     """Bytes that left each site, stacked by kind of message."""
     title, sites = "What left each hospital, in bytes", mapping(mapping(report.get("egress")).get("sites"))
@@ -166,7 +181,7 @@ def bytes_left(report: Json, marks: Sequence[str]) -> Figure | Missing:
         return Missing(title, "nothing left any site")
     names, sent = kinds(report), {site: mapping(facts) for site, facts in sites.items()}
     colours = {kind: KIND_COLOURS[min(index, len(KIND_COLOURS) - 1)] for index, kind in enumerate(names)}
-    series = [Series(short(kind, NAME), "square", colours[kind]) for kind in names]
+    series = [Series(kind_name(kind), "square", colours[kind]) for kind in names]
     left = name_width([clean(site) for site in sent])
     key, top = legend(series, left, 8, FULL - left)
     most = max((number(facts.get("bytes")) or 0.0 for facts in sent.values()), default=0.0)
@@ -178,7 +193,8 @@ def bytes_left(report: Json, marks: Sequence[str]) -> Figure | Missing:
         parts.append(_bar(site, facts, colours, scale, top + ROW * (index + 0.5)))
     how = (
         "One bar per site, split by kind of message; the total and the number of messages stand at its end. Thin "
-        "slices are hard to see: the table has every kind. Compare it with one photograph of a cell, about 0.1 MB."
+        "slices are hard to see: the table has every kind. Bytes do not say how much can be learned from them: the "
+        "list of fields below does."
     )
     picture = svg.canvas("bytes", FULL, bottom + 38, "".join(parts), title, how, marks)
     return Figure("bytes", title, how, picture, *_bytes_table(sent, names), wide=True)
@@ -195,7 +211,7 @@ def _bar(site: str, facts: Json, colours: dict[str, str], scale: Scale, y: float
         total += size
     messages = number(facts.get("messages"))
     text = f"{byte_size(number(facts.get('bytes')))} in {whole(messages) or 'an unknown number of'} messages"
-    return "".join([*parts, svg.label(scale(total / 1e6) + 7, y + 4, text)])
+    return "".join([*parts, svg.label(scale(total / 1e6) + 7, y + 4, text, **HALO)])
 
 
 def _bytes_table(sent: dict[str, Json], names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -209,4 +225,4 @@ def _bytes_table(sent: dict[str, Json], names: Sequence[str]) -> tuple[list[str]
             for kind in names
         ]
         rows.append([clean(site), byte_size(number(facts.get("bytes"))), *cells])
-    return ["Site", "Total", *(f"{clean(kind)} (messages)" for kind in names)], rows
+    return ["Site", "Total", *(f"{kind_name(kind)} (messages)" for kind in names)], rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .svg import INK, MUTED, PAPER, el, label, width_of
+from .svg import INK, MUTED, el, label, width_of
 
 Draw = Callable[[float, float, float, str, str], str]
 
@@ -27,9 +27,14 @@ def _polygon(corners: Sequence[tuple[float, float]]) -> Draw:
     return draw
 
 
+def _bar(x: float, y: float, r: float, colour: str, fill: str) -> str:
+    return el("path", d=f"M{x:.1f} {y - 1.7 * r:.1f}v{3.4 * r:.1f}", stroke=colour, stroke_width=2)
+
+
 _SHAPES: dict[str, Draw] = {
     "circle": _circle,
     "cross": _cross,
+    "bar": _bar,
     "square": _polygon(((-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85))),
     "triangle": _polygon(((0, -1.1), (1.05, 0.85), (-1.05, 0.85))),
     "diamond": _polygon(((0, -1.2), (1.2, 0), (0, 1.2), (-1.2, 0))),
@@ -47,7 +52,7 @@ class Series:
 
     def draw(self, x: float, y: float, r: float = 4.5) -> str:
         """The mark at (x, y) with radius r px."""
-        return _SHAPES[self.shape](x, y, r, self.colour, self.colour if self.filled else PAPER)
+        return _SHAPES[self.shape](x, y, r, self.colour, self.colour if self.filled else "none")
 
 
 def legend(series: Sequence[Series], x: float, y: float, width: float) -> tuple[str, float]:

@@ -92,6 +92,13 @@ def pair(*items: Figure | Missing) -> str:
     return (tag("div", "".join(half), class_="pair") if half else "") + "".join(wide)
 
 
+def beside(item: Figure | Missing, content: str) -> str:
+    """A figure with other content at its side; below it when the figure is wide."""
+    if isinstance(item, Figure) and item.wide:
+        return figure(item) + content
+    return tag("div", figure(item) + content, class_="pair")
+
+
 @dataclass(frozen=True)
 class Measure:
     """A number, one plain sentence on what it is, and what it has to be compared with. Empty value: not assessed."""
@@ -103,9 +110,9 @@ class Measure:
     reason: str = "no number was released"
 
 
-def measures(items: Sequence[Measure]) -> str:
-    """Numbers with their sentences, two a row."""
-    return tag("dl", "".join(_measure(item) for item in items), class_="measures")
+def measures(items: Sequence[Measure], kind: str = "measures") -> str:
+    """Numbers with their sentences, two a row; kind `measures one`: one a row."""
+    return tag("dl", "".join(_measure(item) for item in items), class_=kind)
 
 
 def _measure(item: Measure) -> str:

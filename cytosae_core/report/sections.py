@@ -8,8 +8,8 @@ from .figures import by_round, comparators, local_only
 from .figures_agreement import firing_agreement, meaning_agreement, planted
 from .figures_concepts import concept_map, mean_replication, verdicts_by_target
 from .figures_sites import loso, predictability
-from .page import Measure, absent, details, figure, measures, pair, section, table, words
-from .text import Json, compact, decimal, entries, lines, mapping, mean, number, numbers, percent
+from .page import Measure, absent, beside, details, figure, measures, pair, section, table, words
+from .text import Json, decimal, entries, lines, mapping, mean, number, numbers, percent
 
 Marks = Sequence[str]
 
@@ -64,12 +64,12 @@ def _agreement(report: Json) -> Measure:
     values = {key: mean([number(item.get(key)) for item in found]) for key in ("r", "null", "init", "random")}
     return Measure(
         "Agreement of meanings between two sites",
-        compact(values["r"]),
+        decimal(values["r"], 2),
         "Correlation of what all concepts say about the kinds of cells: 1 = the same, 0 = nothing shared.",
         _against(
-            ("with shuffled labels", compact(values["null"])),
-            ("dictionary before training", compact(values["init"])),
-            ("random dictionary", compact(values["random"])),
+            ("with shuffled labels", decimal(values["null"], 2)),
+            ("dictionary before training", decimal(values["init"], 2)),
+            ("random dictionary", decimal(values["random"], 2)),
         ),
         "no two sites released enough of the same values",
     )
@@ -77,7 +77,7 @@ def _agreement(report: Json) -> Measure:
 
 def transfer(report: Json, marks: Marks) -> str:
     """Does it work at a site never seen, and can sites be told apart?"""
-    intro = "Are the concepts of use in a hospital whose labels were never seen, and how much of the hospital is in them?"
+    intro = "Are concepts of use in a hospital whose labels were never seen, and how much of the hospital is in them?"
     known_cells = planted(report, marks)
     classes = lines(mapping(report.get("loso")).get("classes"))
     said = words("p", f"Kinds of cells: {', '.join(classes)}.", class_="small") if classes else ""
@@ -137,8 +137,9 @@ def quality(report: Json, marks: Marks) -> str:
         "quality",
         "How well does the dictionary describe the cells?",
         intro,
-        measures([*_quality_measures(report), *_stability(report)]),
-        pair(by_round(report, marks), comparators(report, marks), local_only(report, marks)),
+        measures(_quality_measures(report)),
+        pair(by_round(report, marks), comparators(report, marks)),
+        beside(local_only(report, marks), measures(_stability(report), "measures one")),
     )
 
 
@@ -162,7 +163,7 @@ def _quality_measures(report: Json) -> list[Measure]:
         Measure(
             "Price of not pooling the images",
             f"× {decimal(value.get('ratio'))}" if value.get("ratio") is not None else "",
-            "Unexplained share of the federation divided by that of training on all images in one place; 1 = no loss.",
+            "Unexplained share divided by that of training on all images in one place; 1 = no loss.",
             reason=pooled,
         ),
         Measure(
@@ -188,10 +189,10 @@ def _stability(report: Json) -> list[Measure]:
     return [
         Measure(
             "Same concepts from another seed",
-            compact(part.get("mcc")),
+            decimal(part.get("mcc"), 2),
             "Similarity of each concept to its twin in a second federation with another seed; 1 = identical."
             + (" Training moved the two runs apart." if apart else ""),
-            _against(("before training", compact(part.get("mcc_init")))),
+            _against(("before training", decimal(part.get("mcc_init"), 2))),
             why,
         ),
         Measure(

@@ -10,12 +10,12 @@ CSS = """
 --mono:ui-monospace,Menlo,Consolas,"Liberation Mono",monospace}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%;scroll-padding-top:3rem}
-body{margin:0;background:#fff;color:var(--ink);font:16px/1.5 var(--serif);overflow-wrap:anywhere}
+body{counter-reset:fig;margin:0;background:#fff;color:var(--ink);font:16px/1.5 var(--serif);overflow-wrap:anywhere}
 .sheet{max-width:952px;margin:0 auto;padding:0 24px 48px}
 .band{position:sticky;top:0;z-index:2;background:var(--warn);border-bottom:1px solid #e5c77a;color:#6b4200;
 font:700 12px/1.3 var(--sans);letter-spacing:.09em;text-align:center;padding:6px 24px}
 .masthead{display:flex;flex-wrap:wrap;justify-content:space-between;gap:2px 24px;padding:16px 0 8px;
-border-bottom:2px solid var(--ink);font:13px/1.45 var(--sans);color:var(--muted)}
+border-bottom:2px solid var(--ink);font:12.5px/1.45 var(--sans);color:var(--muted)}
 .masthead b{color:var(--ink)}
 a{color:inherit;text-decoration-color:#9aa5ac;text-underline-offset:2px}
 a:focus-visible,summary:focus-visible,.scroll:focus-visible{outline:2px solid #0072b2;outline-offset:2px}
@@ -45,7 +45,7 @@ section.first{border:0;padding-top:0;margin-top:0}
 .strips{width:100%;border-collapse:collapse;font:13px/1.3 var(--sans)}
 .strips td,.strips th{padding:2px 8px 2px 0;border-bottom:1px solid #eceff0;text-align:left;
 font-weight:400;vertical-align:middle}
-.strips td:last-child{width:134px;padding-right:0}
+.strips td:last-child,.strips th:last-child{width:184px;padding-right:0}
 .strips td:first-child{width:5.2em;color:var(--muted)}
 .strips th{font-size:11.5px;color:var(--muted)}
 .funnel{margin:14px 0 24px}
@@ -76,15 +76,15 @@ figcaption{font:13px/1.5 var(--sans);color:var(--muted);margin-top:8px;max-width
 figcaption b{color:var(--ink)}
 figure.missing{background:var(--tint);padding:12px 14px;align-self:start}
 .na{font:italic 14px/1.5 var(--sans);color:#49545c}
-.figures{counter-reset:none}
 figure:not(.missing){counter-increment:fig}
 figure:not(.missing) figcaption::before{content:"Figure " counter(fig) ". ";font-weight:700;
 color:var(--ink)}
-details{margin-top:6px;font:13px/1.5 var(--sans)}
+details{margin:6px 0 14px;font:13px/1.5 var(--sans)}
 summary{cursor:pointer;color:var(--muted);text-decoration:underline;text-decoration-color:#9aa5ac;
 text-underline-offset:2px}
 details[open] summary{margin-bottom:8px}
 .measures{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:16px 24px;margin:0 0 28px}
+.measures.one{grid-template-columns:minmax(0,1fr);align-content:start}
 .measures div{border-top:1px solid var(--rule);padding-top:8px}
 .measures dt{font:700 13.5px/1.3 var(--sans)}
 .measures dd{margin:2px 0 0;font:13.5px/1.5 var(--sans);color:var(--muted)}

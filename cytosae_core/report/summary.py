@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .figures_concepts import VERDICT_COLOURS, chosen, concept_sites, strip, verdict_bar, verdict_counts
-from .page import Gap, TableCell, absent, details, escape, known, table, tag, words
+from .page import Gap, TableCell, absent, details, known, table, tag, words
 from .text import (
     Json,
     byte_size,
     clean,
     decimal,
     entries,
+    escape,
     lines,
     mapping,
     number,
@@ -24,6 +25,15 @@ from .text import (
 LISTED = 6  # concepts per card; the map further down shows more
 STRIP_SITES = 40  # dots on a strip that can still be told from each other
 
+SECTIONS = (
+    ("concepts", "Concepts"),
+    ("transfer", "Transfer"),
+    ("quality", "Quality"),
+    ("left", "What left"),
+    ("limits", "Limits"),
+    ("check", "How to check"),
+)
+DOTS = "One dot per site: AUROC, the chance that a cell of this kind shows more of the concept than another cell."
 MEANINGS = {
     "holds": "speak of the same kind of cell, on the same side of chance, at every site that could say.",
     "differs": "speak clearly at one site at least, and not, or the other way round, at another.",
@@ -65,12 +75,12 @@ def _card(report: Json, verdict: str, name: str) -> str:
     if shown:
         parts.append(_strips(shown, sites[:STRIP_SITES], verdict))
     if count > len(shown):
-        parts.append(words("p", f"The {len(shown)} strongest of {whole(count)}."))
+        parts.append(words("p", f"The {len(shown)} strongest of {whole(count)}. {DOTS}"))
     return tag("div", "".join(parts), class_=f"card {verdict}")
 
 
 def _strips(concepts: Sequence[Json], sites: Sequence[str], verdict: str) -> str:
-    header = ("Concept", "speaks of", "less ← .5 → more, a dot per site")
+    header = ("Concept", "speaks of", "less ← .5 → more")
     rows = [tag("tr", "".join(words("th", name, scope="col") for name in header))]
     for index, concept in enumerate(concepts):
         name, target = words("td", concept.get("id", "")), words("td", concept.get("target") or "no class")
@@ -160,15 +170,10 @@ def masthead(report: Json) -> str:
         f"{whole(number(study.get('rounds')))} rounds" if number(study.get("rounds")) else "",
     ]
     about = words("span", " · ".join(item for item in said if item))
-    links = (
-        ("concepts", "Concepts"),
-        ("transfer", "Transfer"),
-        ("quality", "Quality"),
-        ("left", "What left"),
-    )
-    links += (("limits", "Limits"), ("check", "How to check"))
-    nav = tag(
-        "nav", " · ".join(words("a", name, href=f"#{key}") for key, name in links), aria_label="Sections"
-    )
+    nav = " · ".join(words("a", name, href=f"#{key}") for key, name in SECTIONS)
     title = words("b", report.get("title") or "Cross-site concept report")
-    return tag("header", tag("span", f"{title} · {about}") + nav, class_="masthead")
+    return tag(
+        "header",
+        tag("span", f"{title} · {about}") + tag("nav", nav, aria_label="Sections"),
+        class_="masthead",
+    )

@@ -165,7 +165,7 @@ def text_on(fill: str) -> str:
     """Ink or white, whichever reads better on `fill` (#rrggbb; relative luminance of WCAG 2.1)."""
     channels = [int(fill[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return INK if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.24 else PAPER
+    return INK if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.213 else PAPER
 
 
 def hatch(key: str) -> str:
