@@ -7,6 +7,7 @@ cytoplasm with granules and clear vacuoles, red cells with central pallor. Lengt
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +113,7 @@ def _nucleus(x: Floats, y: Floats, radius: float, concepts: Concepts, rng: np.ra
         u = (x - cx) * np.cos(tilt) + (y - cy) * np.sin(tilt)
         v = -(x - cx) * np.sin(tilt) + (y - cy) * np.cos(tilt)
         distance = np.minimum(distance, np.hypot(u * squeeze, v / squeeze) - size)
-    for (ax, ay), (bx, by) in zip(centres, centres[1:], strict=False):
+    for (ax, ay), (bx, by) in pairwise(centres):
         distance = np.minimum(distance, _segment(x, y, ax, ay, bx, by) - 0.22 * size)
     return _soft(distance, 1.4)
 

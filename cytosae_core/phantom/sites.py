@@ -89,12 +89,20 @@ def generate_site(
     """
     if patients < 1 or cells_per_patient < 1 or (patients * cells_per_patient) % len(CLASSES):
         raise DataError(f"Expected patients x cells_per_patient to be a multiple of {len(CLASSES)}.")
-    plan = {"site": asdict(site), "patients": patients, "cells": cells_per_patient, "seed": seed, "version": VERSION}
+    plan = {
+        "site": asdict(site),
+        "patients": patients,
+        "cells": cells_per_patient,
+        "seed": seed,
+        "version": VERSION,
+    }
     manifest = folder / "manifest.json"
     if manifest.exists():
         if manifest.read_bytes() == canonical_json(digest_of(plan)):
             return
-        raise DataError("Expected an empty folder or this phantom site.", hint="Delete the folder, or use another.")
+        raise DataError(
+            "Expected an empty folder or this phantom site.", hint="Delete the folder, or use another."
+        )
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     for patient in range(patients):
@@ -103,7 +111,9 @@ def generate_site(
             picture, concepts = phantom(label, site, (seed, patient, cell))
             name = f"p{patient:03d}-{cell}.png"
             picture.save(folder / "images" / name, optimize=False)
-            rows.append({"image": name, "label": label, "patient": f"{site.name}-{patient:03d}", **concepts.row()})
+            rows.append(
+                {"image": name, "label": label, "patient": f"{site.name}-{patient:03d}", **concepts.row()}
+            )
     write_atomic(folder / "labels.csv", _table(rows))
     write_atomic(manifest, canonical_json(digest_of(plan)))
 

@@ -1,7 +1,7 @@
 """Statistics across sites, from released tables only: agreement, verdicts, replication, planted concepts.
 
 An effect is AUROC - 1/2. Thresholds follow what was measured on real cells (portability): an effect counts when
-it is larger than .15 with one sign at every site, and it replicates when the held-out site shows > .10.
+it is larger than .15, and it replicates at a site that shows more than .10 with the same sign.
 """
 
 from __future__ import annotations
@@ -59,8 +59,10 @@ class Verdict:
 def verdicts(effects: Array, errors: Array) -> list[Verdict]:
     """One verdict per concept from effects and standard errors [sites, n, t].
 
-    holds             one target's effect exceeds `EFFECT` with one sign at every site that can say (>= 3)
-    differs           no target holds, but at some site one is > `EFFECT` and 4 standard errors from zero
+    holds             one target's mean effect exceeds `EFFECT`, and every site that can say (>= 3) shows more
+                      than `REPLICATED` with the same sign
+    differs           no target holds; one exceeds `EFFECT` by 4 standard errors at some site, and another site
+                      shows at most `REPLICATED`
     too few patients  fewer than 3 sites can say
     no class meaning  the rest
     """
@@ -70,9 +72,9 @@ def verdicts(effects: Array, errors: Array) -> list[Verdict]:
     with np.errstate(invalid="ignore"):
         weakest = np.where(count >= MIN_SITES, np.nanmin(_known(oriented), axis=0), -np.inf)
         loud = (np.abs(effects) > EFFECT) & (np.abs(effects) > CONTRADICTION_Z * np.maximum(errors, 1e-3))
-    loudness = np.where(
-        loud.any(axis=0) & (count >= MIN_SITES), np.nanmax(_known(np.abs(effects), 0), axis=0), 0
-    )
+        split = loud.any(axis=0) & (count >= MIN_SITES) & (weakest <= REPLICATED)
+    loudness = np.where(split, np.nanmax(_known(np.abs(effects), 0), axis=0), 0)
+    weakest = np.where(np.abs(mean) > EFFECT, weakest, -np.inf)
     found = []
     for row in range(effects.shape[1]):
         found.append(_verdict(row, weakest, loudness, mean, count))
@@ -88,7 +90,7 @@ def _verdict(row: int, weakest: Array, loudness: Array, mean: Array, count: Arra
     sites = int(count[row].max())
     if sites < MIN_SITES:
         return Verdict("too few patients", -1, float("nan"), sites)
-    if weakest[row, best] > EFFECT:
+    if weakest[row, best] > REPLICATED:
         return Verdict("holds", best, float(mean[row, best]) + 0.5, sites)
     if loudness[row, loudest] > 0:
         return Verdict("differs", loudest, float(mean[row, loudest]) + 0.5, sites)

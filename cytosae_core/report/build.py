@@ -236,7 +236,15 @@ class ReportBuilder:
             "auroc": meaning,
             "reliability": {site: _float(self.small[site]["reliability"][0]) for site in self.sites},
             "replication": self.replication(),
+            "holds_shuffled": self._holds_by_chance(),
         }
+
+    def _holds_by_chance(self) -> int:
+        """How many concepts would hold if labels were shuffled at every site."""
+        if not self.sites:
+            return 0
+        shuffled = self._stack("final", "auroc_shuffled") - 0.5
+        return sum(verdict.verdict == "holds" for verdict in verdicts(shuffled, self.errors))
 
     def _meaning(self, a: int, b: int) -> Json:
         shuffled = self._stack("final", "auroc_shuffled") - 0.5
@@ -315,7 +323,9 @@ class ReportBuilder:
 
     def _chance(self) -> float | None:
         """1 / number of classes shared with the other sites, averaged over the sites that were scored."""
-        known = {site: np.nan_to_num(self.result.counts[site][len(COUNTS) :]) > 0 for site in self.result.scores}
+        known = {
+            site: np.nan_to_num(self.result.counts[site][len(COUNTS) :]) > 0 for site in self.result.scores
+        }
         shares = []
         for site, own in known.items():
             teachers = [other for name, other in known.items() if name != site and other.sum() > 1]

@@ -157,13 +157,16 @@ def _column_room(columns: Sequence[str], pitch: float) -> float:
     return 16 + longest * (0.5 if pitch > 24 else 0.87)
 
 
-def column_names(columns: Sequence[str], left: float, top: float, pitch: float) -> str:
-    """Slanted names above columns of width `pitch`; steeper where columns are narrow."""
+def column_names(
+    columns: Sequence[str], left: float, top: float, pitch: float, colours: Sequence[str] = ()
+) -> str:
+    """Slanted names above columns of width `pitch`, steeper where columns are narrow; `colours`: one per name."""
     angle, parts = (-30 if pitch > 24 else -60), []
     for index, name in enumerate(columns):
         x, y = left + (index + 0.5) * pitch, top - 6
         turn = f"rotate({angle} {x:.1f} {y:.1f})"
-        parts.append(svg.label(x, y, short(name, NAME), transform=turn))
+        fill = colours[index] if colours else None
+        parts.append(svg.label(x, y, short(name, NAME), transform=turn, fill=fill))
     return "".join(parts)
 
 

@@ -50,6 +50,11 @@ def concept_sites(report: Json) -> list[str]:
     return spoken or [clean(name) for name in facts]
 
 
+def site_colours(sites: Sequence[str]) -> list[str]:
+    """One colour per site; all grey when there are more sites than colours that can be told apart."""
+    return list(PALETTE[: len(sites)]) if len(sites) <= len(PALETTE) else [MUTED] * len(sites)
+
+
 def auroc(concept: Json, site: str) -> tuple[float | None, float | None]:
     """AUROC and its standard error at one site; None when suppressed."""
     table = {clean(name): mapping(entry) for name, entry in mapping(concept.get("auroc")).items()}
@@ -68,7 +73,10 @@ def concept_map(report: Json, marks: Sequence[str]) -> Figure | Missing:
     width = max(float(FULL), right + 260)
     top = 16 + max(svg.width_of(short(site, NAME)) for site in sites) * (0.5 if pitch > 24 else 0.87)
     scale = Scale(0, 1, right, width - 20)
-    parts, y = [svg.hatch("concept-map"), column_names(sites, LABELS, top, pitch)], top + 2
+    parts, y = (
+        [svg.hatch("concept-map"), column_names(sites, LABELS, top, pitch, site_colours(sites))],
+        top + 2,
+    )
     for name, group in groups:
         drawn, y = _group(name, group, sites, pitch, scale, y)
         parts.append(drawn)
@@ -77,7 +85,8 @@ def concept_map(report: Json, marks: Sequence[str]) -> Figure | Missing:
         "Each line is one concept and the kind of cell it speaks of most. A number is the AUROC: the chance that a "
         "random cell of that kind shows more of the concept than a random other cell. Orange, above .5: more of it; "
         "blue, below .5: less of it; white, .5: no connection. Right: the same numbers with 95 % intervals, one dot "
-        "per site. A concept holds when all its dots lie clearly on the same side of the dashed line."
+        "per site, from top to bottom in the order of the columns. A concept holds when all its dots lie clearly on "
+        "the same side of the dashed line."
     )
     picture = svg.canvas("concept-map", width, y + 44, "".join(parts), title, how, marks)
     return Figure("concept-map", title, how, picture, *_map_table(report, groups, sites), wide=True)
@@ -108,11 +117,11 @@ def _concept_line(concept: Json, sites: Sequence[str], pitch: float, scale: Scal
     for index, (value, _) in enumerate(values):
         box = (LABELS + index * pitch, y)
         parts.append(draw_cell("concept-map", Cell(value), *box, (pitch, LINE), svg.diverging))
-    low = min((v for v, _ in values if v is not None), default=None)
+    colours = site_colours(sites)
     for index, (value, error) in enumerate(values):
-        if value is None or low is None:
+        if value is None:
             continue
-        colour = PALETTE[index % len(PALETTE)] if len(sites) <= len(PALETTE) else MUTED
+        colour = colours[index]
         shift = (index - (len(sites) - 1) / 2) * min(2.6, 15 / len(sites))
         drawn = _estimate(value, error, scale, middle + shift, colour)
         parts.append(svg.hover(drawn, f"{concept.get('id')}, {sites[index]}: {value:.2f}"))

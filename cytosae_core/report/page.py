@@ -17,6 +17,7 @@ class Gap:
 
 
 TableCell = str | Gap
+MANY_COLUMNS = 6  # tables with more scroll by themselves on narrow screens
 
 
 def tag(name: str, content: str = "", /, **attributes: object) -> str:
@@ -51,12 +52,14 @@ def known(text: str, reason: str) -> TableCell:
 def table(
     header: Sequence[str], rows: Sequence[Sequence[TableCell]], caption: str = "", right: int = 99
 ) -> str:
-    """A table that scrolls by itself on narrow screens. Columns from index `right` on are right aligned."""
+    """A table with its caption. Columns from index `right` on are right aligned."""
     head = "".join(words("th", name, scope="col", class_=_side(n, right)) for n, name in enumerate(header))
     body = "".join(tag("tr", "".join(_cell(c, n, right) for n, c in enumerate(row))) for row in rows)
-    title = words("caption", caption) if caption else ""
-    inner = tag("table", title + tag("thead", tag("tr", head)) + tag("tbody", body), class_="data")
-    return tag("div", inner, class_="scroll", tabindex=0)
+    kind = "data many" if len(header) > MANY_COLUMNS else "data"
+    name = {"aria_label": caption} if caption else {}
+    inner = tag("table", tag("thead", tag("tr", head)) + tag("tbody", body), class_=kind, **name)
+    shown = words("p", caption, class_="cap") if caption else ""
+    return shown + tag("div", inner, class_="scroll", tabindex=0)
 
 
 def _side(column: int, right: int) -> str | None:

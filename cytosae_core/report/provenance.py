@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from .figures_sites import bytes_left
 from .page import Gap, TableCell, absent, bullets, facts, figure, known, section, table, words
 from .svg import tick_text
-from .text import Json, clean, entries, lines, mapping, number, suppressed, whole
+from .text import Json, clean, entries, lines, mapping, number, suppressed, units_word, whole
 
 PROFILES = {
     "masked": "masked: heuristic protection of dictionary changes; not differential privacy, no epsilon applies",
     "evaluate_only": "evaluate_only: the dictionary was frozen; only metrics left, under disclosure control",
     "dp": "dp: differential privacy with the patient as the unit",
 }
-RULES = {
-    "open": "no patient behind it",
-    "metric": "only with enough patients; 4 digits",
-    "count": "only with enough patients; rounded",
-    "update": "rows with too few patients are zero",
-}
+SHAPES = (
+    "Letters in shapes: n concepts, d dimensions of the features, t kinds and attributes, c kinds of cells, s sites, "
+    "h counts, g golden cells, q quality numbers, v views, p probes."
+)
 GLOSSARY = (
     (
         "Concept",
@@ -71,28 +69,40 @@ def egress(report: Json, marks: Sequence[str]) -> str:
         words("h3", "Rules at the door"),
         bullets(rules) if rules else absent("the report does not list them"),
         _withheld(report),
-        _fields(part),
+        _fields(report),
     )
 
 
-def _fields(part: Json) -> str:
+def _protection(report: Json) -> dict[str, str]:
+    """The door's rules in a few words, with this study's smallest group."""
+    least = number(mapping(report.get("study")).get("min_units")) or 0.0
+    group = f"{whole(least)} {units_word(report)}"
+    few = f"at least {group}" if least > 1 else "no smallest group"
+    zero = f"rows of fewer than {group} are zero" if least > 1 else few
+    return {
+        "open": "no patient behind it",
+        "metric": f"{few}; 4 digits",
+        "count": f"{few}; rounded",
+        "update": zero,
+    }
+
+
+def _fields(report: Json) -> str:
+    part, rules = mapping(report.get("egress")), _protection(report)
     rows = [
         [
             clean(item.get("name", "")),
             clean(item.get("kind", "")),
-            f"{clean(item.get('dtype', ''))} {clean(item.get('shape', ''))}",
-            RULES.get(str(item.get("rule")), clean(item.get("rule") or "")),
+            f"{clean(item.get('dtype', ''))} {clean(item.get('shape', '')).replace('x', ' × ')}",
+            rules.get(str(item.get("rule")), clean(item.get("rule") or "")),
             clean(item.get("why") or "no reason given"),
         ]
         for item in entries(part.get("fields"))
     ]
     if not rows:
         return words("h3", "Everything that may leave") + absent("the report does not list it")
-    return table(
-        ["Field", "Message", "Type and shape", "Protection", "Why it is needed"],
-        rows,
-        "Everything that may leave",
-    )
+    header = ["Field", "Message", "Type and shape", "Protection", "Why it is needed"]
+    return table(header, rows, "Everything that may leave") + words("p", SHAPES, class_="small")
 
 
 def _withheld(report: Json) -> str:

@@ -46,6 +46,8 @@ section.first{border:0;padding-top:0;margin-top:0}
 .strips td,.strips th{padding:2px 8px 2px 0;border-bottom:1px solid #eceff0;text-align:left;
 font-weight:400;vertical-align:middle}
 .strips td:last-child,.strips th:last-child{width:184px;padding-right:0}
+.strips th:last-child{text-align:center}
+.strips+p{margin-top:6px}
 .strips td:first-child{width:5.2em;color:var(--muted)}
 .strips th{font-size:11.5px;color:var(--muted)}
 .funnel{margin:14px 0 24px}
@@ -60,7 +62,7 @@ td.gap span{background:rgba(255,255,255,.82);padding:0 3px}
 .scroll{overflow-x:auto;margin:0 0 12px}
 table.data{border-collapse:collapse;width:100%;font:13px/1.4 var(--sans);
 font-variant-numeric:tabular-nums;overflow-wrap:break-word}
-table.data caption{text-align:left;font-weight:700;padding:0 0 6px}
+.cap{font:700 13.5px/1.4 var(--sans);margin:0 0 6px}
 table.data th{text-align:left;font-weight:600;color:var(--muted);border-bottom:1px solid var(--ink);
 padding:4px 12px 4px 0;vertical-align:bottom}
 table.data td{border-bottom:1px solid #e6e9eb;padding:4px 12px 4px 0;vertical-align:top;max-width:30em}
@@ -106,7 +108,7 @@ footer b{color:var(--ink)}
 h1{font-size:25px}.lead{font-size:17px}
 .findings,.pair,.measures{grid-template-columns:minmax(0,1fr);gap:18px}
 dl.facts{grid-template-columns:minmax(0,1fr);gap:0}dl.facts dd{margin-bottom:8px}
-table.data{min-width:560px}}
+table.many{min-width:600px}}
 @page{size:A4;margin:14mm 12mm 16mm 12mm;
 @bottom-left{content:"Research use; not a medical device.";font:8pt Arial,sans-serif;color:#56616a}
 @bottom-right{content:counter(page) " / " counter(pages);font:8pt Arial,sans-serif;color:#56616a}}
@@ -120,10 +122,12 @@ body{font-size:10pt}
 color:#6b4200;
 font:700 6.5pt/4.5mm var(--sans);letter-spacing:.12em;text-align:center;writing-mode:vertical-rl;
 transform:rotate(180deg)}
-h1{font-size:19pt;margin-top:4mm}h2{font-size:14pt}.lead{font-size:11.5pt}
-.findings li{font-size:9.5pt}
+h1{font-size:17pt;margin:3mm 0 2mm}h2{font-size:14pt}.lead{font-size:10.5pt;margin-bottom:3mm}
+.findings{margin-bottom:4mm}.findings li{font-size:9pt}
+.card p,.funnel ul,.cap{font-size:8pt}.card .count{font-size:17pt}.funnel{margin:2mm 0 4mm}
+section.first .scroll{break-inside:avoid}
 section{margin-top:7mm;padding-top:5mm}
-h2,h3,.intro,caption{break-after:avoid}
+h2,h3,.intro,.cap{break-after:avoid}
 figure,.card,.measures div,tr,.findings,.funnel,dl.facts{break-inside:avoid}
 .scroll,.plot{overflow:visible}
 .plot.wide svg{min-width:0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .figures_concepts import VERDICT_COLOURS, chosen, concept_sites, strip, verdict_bar, verdict_counts
-from .page import Gap, TableCell, absent, details, known, table, tag, words
+from .page import TableCell, absent, details, known, table, tag, words
 from .text import (
     Json,
     byte_size,
@@ -110,37 +110,28 @@ def sites_table(report: Json) -> str:
     facts = {clean(name): mapping(site) for name, site in mapping(report.get("sites")).items()}
     if not facts:
         return words("h2", "The sites") + absent("no site is recorded")
-    header = [
-        "Site",
-        "Counted in",
-        "Number",
-        "Images",
-        "Unexplained (FVU)",
-        "before training",
-        "Left the hospital",
-    ]
+    header = ["Site", "Counted", "Images", "Unexplained (FVU)", "Before training", "Left the hospital"]
     rows = [_site_row(name, site, suppressed(report)) for name, site in facts.items()]
     title = "The sites, how well the dictionary describes their cells, and what left them"
     how = (
         "FVU: share of the information in a site's images that the dictionary fails to explain; lower is better. "
-        "“before training” is the same number for the dictionary that the study started from."
+        "“Before training” is the same number for the dictionary that the study started from."
     )
-    return table(header, rows, title, right=2) + words("p", how, class_="small") + class_table(report)
+    return table(header, rows, title, right=1) + words("p", how, class_="small") + class_table(report)
 
 
 def _site_row(name: str, site: Json, few: str) -> list[TableCell]:
     status = clean(site.get("status") or "reported")
     reason = few if status == "reported" else status
-    left = byte_size(number(site.get("bytes_out")))
-    messages = whole(number(site.get("messages_out")))
+    counted = whole(number(site.get("units")))
+    start = reason if number(site.get("fvu")) is None else "not measured"
     return [
         name if status == "reported" else f"{name} ({status})",
-        unit_word(site.get("unit")) if site.get("unit") else Gap(reason),
-        known(whole(number(site.get("units"))), reason),
+        known(f"{counted} {unit_word(site.get('unit'))}" if counted else "", reason),
         known(whole(number(site.get("images"))), reason),
         known(decimal(number(site.get("fvu"))), reason),
-        known(decimal(number(site.get("fvu_init"))), reason if site.get("fvu") is None else "not measured"),
-        f"{left} in {messages or '?'} messages" if left else Gap("not recorded"),
+        known(decimal(number(site.get("fvu_init"))), start),
+        known(byte_size(number(site.get("bytes_out"))), "not recorded"),
     ]
 
 

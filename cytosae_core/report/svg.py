@@ -182,7 +182,7 @@ def hatched(key: str) -> str:
 
 def _banded(body: str, width: float, marks: Sequence[str]) -> str:
     text = short(" · ".join(marks), int(width / 7))
-    name = label(width - 6, 11, text, fill="#7a4b00", text_anchor="end", font_size=9, letter_spacing=0.6)
+    name = label(6, 11, text, fill="#7a4b00", font_size=9, letter_spacing=0.6)
     return rect(0, 0, width, 15, "#fbf0d5") + name + el("g", body, transform=f"translate(0 {BAND:.0f})")
 
 

@@ -43,7 +43,8 @@ def _meaning(report: Json) -> str:
     counts = verdict_counts(report)
     shares = [entry for entry in report["agreement"]["replication"].values() if entry["share"] is not None]
     text = (
-        f"{counts['holds']} of {len(report['concepts'])} concepts mean the same class or feature at every site; "
+        f"{counts['holds']} of {len(report['concepts'])} concepts mean the same class or feature at every site "
+        f"({report['agreement']['holds_shuffled']} with shuffled labels); "
         f"{counts['differs']} speak clearly at some site and not at another"
     )
     if shares:
