@@ -48,7 +48,10 @@ def _check(options: argparse.Namespace) -> int:
 
     from cytosae_core.cohort import check_cohort, read_cohort
 
-    result = check_cohort(read_cohort(options.data))
+    from .progress import progress
+
+    with progress("checking images") as tick:
+        result = check_cohort(read_cohort(options.data), progress=tick)
     if options.json:
         print(json.dumps(result.to_dict()))
     else:

@@ -64,7 +64,9 @@ def _accuracy(steps: Steps, tensors: Mapping[str, Array], view: str, features: A
     present = np.unique(labels[chosen])
     if len(present) < 2:
         return float("nan")
-    probe.mean[np.setdiff1d(np.arange(len(probe.mean)), present)] = np.nan  # only classes that both sides have
+    probe.mean[np.setdiff1d(np.arange(len(probe.mean)), present)] = (
+        np.nan
+    )  # only classes that both sides have
     predicted = probe.predict(features[chosen])
     if not shuffle:
         return balanced_accuracy(predicted, labels[chosen], units[chosen])

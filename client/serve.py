@@ -15,6 +15,7 @@ from cytosae_core.keys import fingerprint
 from cytosae_core.policy import named_policy
 
 from .agent import AgentServer, forbid_memory_reads
+from .progress import progress
 from .session import Session
 from .site import Site
 
@@ -55,7 +56,8 @@ def make_session(options: argparse.Namespace, relay_uid: int) -> tuple[Site, Ses
         raise SetupError(f"Expected --name in {study.sites}, got {options.name}.")
     encoder = load_encoder(study.encoder.name, layer=study.encoder.layer or None, steps=study.encoder.steps)
     cohort = read_cohort(options.data, name=options.name)
-    store = build_store(cohort, encoder, options.home / "store")
+    with progress("embedding cells") as tick:
+        store = build_store(cohort, encoder, options.home / "store", progress=tick)
     isolation = "none" if relay_uid == os.getuid() else "user"
     policy = named_policy(options.policy)
     site = Site.of(

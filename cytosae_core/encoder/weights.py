@@ -182,7 +182,9 @@ def dinobloom_state(path: Path) -> State:
     for key, value in teacher.items():
         if "dino_head" in key or "ibot_head" in key or key.endswith("mask_token"):
             continue
-        state[str(key).removeprefix("backbone.")] = value
+        name = str(key).removeprefix("backbone.")
+        # DinoBloom-G has SwiGLU blocks, whose two matrices timm calls fc1 and fc2.
+        state[name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")] = value
     return state
 
 

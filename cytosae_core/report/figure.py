@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from . import svg
 from .marks import Series, legend
-from .svg import FAINT, MUTED, PAPER, RULE, Scale
+from .svg import FAINT, MUTED, RULE, Scale
 from .text import compact, short
 
 HALF, FULL = 440, 904  # px, half and whole column
 NAME = 20  # characters of a site's name in a figure; the table beside it has the whole name
 ROW = 24.0
+HALF_COLUMNS = 8  # a matrix with more columns takes the whole width
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ def matrix(
     key: str, rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[Cell]], colour: Colour
 ) -> tuple[str, float, float]:
     """A matrix with names on both sides; and its width and height. Large ones drop the numbers in the cells."""
-    left, pitch = name_width(rows), _pitch(len(columns), name_width(rows))
+    left, room = name_width(rows), FULL if len(columns) > HALF_COLUMNS else HALF
+    pitch = min(62.0, max(12.0, (room - left - _overhang(columns)) / max(len(columns), 1)))
     top = _column_room(columns, pitch)
     height = min(pitch, 40.0)
     parts = [svg.hatch(key), column_names(columns, left, top, pitch)]
@@ -143,12 +145,13 @@ def matrix(
         name = short(rows[index], NAME)
         parts.append(svg.label(left - 8, y + height / 2 + 4, name, text_anchor="end"))
         parts += [draw_cell(key, c, left + n * pitch, y, (pitch, height), colour) for n, c in enumerate(row)]
-    width = max(HALF, left + pitch * len(columns) + 30)
+    width = max(room, left + pitch * len(columns) + _overhang(columns))
     return "".join(parts), width, top + height * len(rows) + 8
 
 
-def _pitch(columns: int, left: float) -> float:
-    return min(62.0, max(12.0, (HALF - left - 20) / max(columns, 1)))
+def _overhang(columns: Sequence[str]) -> float:
+    """px that the last slanted column name reaches beyond its column."""
+    return 6 + 0.87 * svg.width_of(short(columns[-1], NAME)) - 10 if columns else 0.0
 
 
 def _column_room(columns: Sequence[str], pitch: float) -> float:
@@ -176,7 +179,7 @@ def draw_cell(key: str, cell: Cell, x: float, y: float, size: tuple[float, float
         return ""
     width, height = size
     fill = svg.hatched(key) if cell.value is None else colour(cell.value)
-    box = svg.rect(x, y, width, height, fill, stroke=PAPER, stroke_width=1)
+    box = svg.rect(x, y, width - 1, height - 1, fill)
     if cell.value is None or width < 26:
         return box
     ink = svg.text_on(fill)

@@ -116,18 +116,21 @@ def _round_axis(across: Scale, bottom: float) -> str:
     return "".join([*parts, svg.label(middle, bottom + 31, "Rounds completed", text_anchor="middle")])
 
 
-def _best_other(local: Json, site: str) -> float | None:
+def _best_other(local: Mapping[str, Mapping[str, float | None]], site: str) -> float | None:
     """Lowest FVU at `site` of the dictionaries that single other sites trained alone."""
-    known = [numbers(table).get(site) for trained_on, table in local.items() if clean(trained_on) != site]
+    known = [table.get(site) for trained_on, table in local.items() if trained_on != site]
     return min((value for value in known if value is not None), default=None)
+
+
+def local_tables(report: Json) -> dict[str, dict[str, float | None]]:
+    """Trained on -> tested at -> FVU."""
+    given = mapping(mapping(report.get("comparators")).get("local_only"))
+    return {clean(trained_on): numbers(values) for trained_on, values in given.items()}
 
 
 def comparator_rows(report: Json) -> list[Dots]:
     """FVU of everything the federated dictionary is compared with, one row per site and their mean."""
-    given, local = (
-        mapping(report.get("comparators")),
-        mapping(mapping(report.get("comparators")).get("local_only")),
-    )
+    given, local = mapping(report.get("comparators")), local_tables(report)
     tables = {
         FEDERATED.name: site_value(report, "fvu"),
         POOLED.name: numbers(given.get("pooled")),
@@ -165,12 +168,11 @@ def comparators(report: Json, marks: Sequence[str]) -> Figure | Missing:
 def local_only(report: Json, marks: Sequence[str]) -> Figure | Missing:
     """Heat map: trained on one site alone (rows), tested at each site (columns), the federation as last row."""
     title = "One hospital alone"
-    tables = mapping(mapping(report.get("comparators")).get("local_only"))
-    if not tables:
+    table = local_tables(report)
+    if not table:
         return Missing(
             title, "dictionaries of single sites can only be compared where one machine holds all images"
         )
-    table = {clean(trained_on): numbers(values) for trained_on, values in tables.items()}
     columns = list(site_value(report, "fvu"))
     table["Federation"] = site_value(report, "fvu")
     known = [value for values in table.values() for value in values.values() if value is not None]

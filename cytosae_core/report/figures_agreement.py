@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from . import svg
 from .figure import HALF, Cell, Dots, Figure, Missing, Panel, dot_plot, dot_table, matrix
 from .figures_concepts import concept_sites
 from .marks import Series
 from .svg import MUTED, PALETTE, Scale
-from .text import Json, clean, decimal, entries, mapping, number, numbers
+from .text import Json, clean, decimal, entries, mapping, mean, number, numbers
+
+Pairs = Mapping[frozenset[str], Json]
+PAIRS_LISTED = 120
+MEANING_HEADER = (
+    "Site",
+    "Against",
+    "Correlation",
+    "Shuffled labels",
+    "Before training",
+    "Random rows",
+    "Values compared",
+)
 
 
-def _pairs(report: Json, part: str, value: str) -> dict[frozenset[str], Json]:
+def _pairs(report: Json, part: str, value: str) -> Pairs:
+    """Measurements of two different sites, by the set of their names."""
     found = entries(mapping(report.get("agreement")).get(part))
-    return {frozenset((clean(item.get("a")), clean(item.get("b")))): item for item in found if value in item}
+    named = {frozenset((clean(item.get("a")), clean(item.get("b")))): item for item in found if value in item}
+    return {pair: item for pair, item in named.items() if len(pair) == 2}
 
 
 def _signed(value: float) -> str:
@@ -24,7 +38,7 @@ def _signed(value: float) -> str:
 def firing_agreement(report: Json, marks: Sequence[str]) -> Figure | Missing:
     """Rank correlation of firing rates between sites."""
     title, pairs = "Do concepts occur equally often?", _pairs(report, "firing_rate", "rho")
-    if not pairs:
+    if not pairs or len(concept_sites(report)) < 2:
         return Missing(title, "fewer than two sites released how often concepts occur")
     how = (
         "Rank correlation between two sites of how often each concept occurs: 1 = the same concepts are common and "
@@ -32,48 +46,54 @@ def firing_agreement(report: Json, marks: Sequence[str]) -> Figure | Missing:
         "read it together with the figure beside it. Hatched: not assessed, too few concepts released by both sites."
     )
     sites = concept_sites(report)
-    cells = [
-        [_half(pairs, "rho", a, b, i, j) for j, b in enumerate(sites[:-1])] for i, a in enumerate(sites)
-    ][1:]
-    body, width, height = matrix("firing", sites[1:], sites[:-1], cells, _signed)
+    cells = [[_half(pairs, a, b, i, j) for j, b in enumerate(sites[:-1])] for i, a in enumerate(sites)]
+    body, width, height = matrix("firing", sites[1:], sites[:-1], cells[1:], _signed)
     picture = svg.canvas("firing", width, height, body, title, how, marks)
-    rows = [
-        [*sorted(pair), _pair(item, "rho"), f"{number(item.get('n')) or 0:.0f}"]
-        for pair, item in pairs.items()
-        if len(pair) == 2
-    ]
-    header = ["Site", "Site", "Rank correlation", "Concepts compared"]
-    return Figure("firing", title, how, picture, header, rows, width > HALF)
+    header = ["Site", "Against", "Rank correlation", "Concepts compared"]
+    return Figure("firing", title, how, picture, header, _pair_rows(pairs, ("rho", "n")), width > HALF)
 
 
-def _half(pairs: dict[frozenset[str], Json], key: str, a: str, b: str, i: int, j: int) -> Cell:
+def _half(pairs: Pairs, a: str, b: str, i: int, j: int) -> Cell:
     if j >= i:
         return Cell(None, empty=True)
-    return Cell(number(pairs.get(frozenset((a, b)), {}).get(key)))
+    return Cell(number(pairs.get(frozenset((a, b)), {}).get("rho")))
 
 
-def _pair(item: Json, key: str) -> str:
-    return decimal(number(item.get(key)), 2) or "not assessed: too few values released by both"
+def _pair_rows(pairs: Pairs, keys: Sequence[str]) -> list[list[str]]:
+    """One row per pair of sites; with very many pairs one row per site, with means over the others."""
+    if len(pairs) <= PAIRS_LISTED:
+        listed = [(sorted(pair), item) for pair, item in pairs.items()]
+        return [[*names, *(_value(number(item.get(key)), key) for key in keys)] for names, item in listed]
+    by_site: dict[str, list[Json]] = {}
+    for pair, item in pairs.items():
+        for site in pair:
+            by_site.setdefault(site, []).append(item)
+    return [
+        [
+            site,
+            "all others (mean)",
+            *(_value(mean([number(item.get(key)) for item in found]), key) for key in keys),
+        ]
+        for site, found in sorted(by_site.items())
+    ]
+
+
+def _value(value: float | None, key: str) -> str:
+    if value is None:
+        return "not assessed: too few values released by both"
+    return f"{value:.0f}" if key == "n" else decimal(value, 2)
 
 
 def meaning_agreement(report: Json, marks: Sequence[str]) -> Figure | Missing:
     """Correlation of AUROC between sites below the diagonal, its shuffled-label control above it."""
     title, pairs = "Do concepts mean the same?", _pairs(report, "auroc", "r")
-    if not pairs:
+    if not pairs or len(concept_sites(report)) < 2:
         return Missing(title, "fewer than two sites released what concepts mean")
     sites = concept_sites(report)
     reliability = numbers(mapping(report.get("agreement")).get("reliability"))
-    cells = []
-    for i, a in enumerate(sites):
-        row = []
-        for j, b in enumerate(sites):
-            item = pairs.get(frozenset((a, b)), {})
-            row.append(
-                Cell(reliability.get(a), "self")
-                if i == j
-                else Cell(number(item.get("r" if j < i else "null")))
-            )
-        cells.append(row)
+    cells = [
+        [_square(pairs, reliability, a, b, i, j) for j, b in enumerate(sites)] for i, a in enumerate(sites)
+    ]
     body, width, height = matrix("meaning", sites, sites, cells, _signed)
     how = (
         "Below the diagonal: correlation between two sites of what all concepts say about the kinds of cells; "
@@ -82,29 +102,18 @@ def meaning_agreement(report: Json, marks: Sequence[str]) -> Figure | Missing:
         "too few values released by both sites."
     )
     picture = svg.canvas("meaning", width, height, body, title, how, marks)
-    rows = [
-        [
-            *sorted(pair),
-            *(_pair(item, key) for key in ("r", "null", "init", "random")),
-            f"{number(item.get('n')) or 0:.0f}",
-        ]
-        for pair, item in pairs.items()
-        if len(pair) == 2
-    ]
+    rows = _pair_rows(pairs, ("r", "null", "init", "random", "n"))
     rows += [
-        [site, "(two halves of it)", decimal(value, 2) or "not assessed", "", "", "", ""]
+        [site, "two halves of it", decimal(value, 2) or "not assessed", "", "", "", ""]
         for site, value in reliability.items()
     ]
-    header = [
-        "Site",
-        "Site",
-        "Correlation",
-        "Shuffled labels",
-        "Before training",
-        "Random rows",
-        "Values compared",
-    ]
-    return Figure("meaning", title, how, picture, header, rows, width > HALF)
+    return Figure("meaning", title, how, picture, MEANING_HEADER, rows, width > HALF)
+
+
+def _square(pairs: Pairs, self: Mapping[str, float | None], a: str, b: str, i: int, j: int) -> Cell:
+    if i == j:
+        return Cell(self.get(a), "self")
+    return Cell(number(pairs.get(frozenset((a, b)), {}).get("r" if j < i else "null")))
 
 
 PLANTED = (

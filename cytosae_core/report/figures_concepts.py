@@ -55,10 +55,11 @@ def site_colours(sites: Sequence[str]) -> list[str]:
     return list(PALETTE[: len(sites)]) if len(sites) <= len(PALETTE) else [MUTED] * len(sites)
 
 
-def auroc(concept: Json, site: str) -> tuple[float | None, float | None]:
-    """AUROC and its standard error at one site; None when suppressed."""
+def aurocs(concept: Json, sites: Sequence[str]) -> list[tuple[float | None, float | None]]:
+    """AUROC and its standard error at every site; None when suppressed."""
     table = {clean(name): mapping(entry) for name, entry in mapping(concept.get("auroc")).items()}
-    return number(table.get(site, {}).get("value")), number(table.get(site, {}).get("se"))
+    found = [table.get(site, {}) for site in sites]
+    return [(number(entry.get("value")), number(entry.get("se"))) for entry in found]
 
 
 def concept_map(report: Json, marks: Sequence[str]) -> Figure | Missing:
@@ -84,7 +85,7 @@ def concept_map(report: Json, marks: Sequence[str]) -> Figure | Missing:
     how = (
         "Each line is one concept and the kind of cell it speaks of most. A number is the AUROC: the chance that a "
         "random cell of that kind shows more of the concept than a random other cell. Orange, above .5: more of it; "
-        "blue, below .5: less of it; white, .5: no connection. Right: the same numbers with 95 % intervals, one dot "
+        "blue, below .5: less of it; white, .5: no connection. Right: the same numbers with 95 % intervals (up to 8 sites), one dot "
         "per site, from top to bottom in the order of the columns. A concept holds when all its dots lie clearly on "
         "the same side of the dashed line."
     )
@@ -108,7 +109,7 @@ def _group(
 
 
 def _concept_line(concept: Json, sites: Sequence[str], pitch: float, scale: Scale, y: float) -> str:
-    middle, values = y + LINE / 2, [auroc(concept, site) for site in sites]
+    middle, values = y + LINE / 2, aurocs(concept, sites)
     parts = [
         svg.label(4, middle + 4, short(concept.get("id", ""), 9), fill=MUTED),
         svg.label(52, middle + 4, short(concept.get("target") or "no meaning", NAME)),
@@ -123,7 +124,7 @@ def _concept_line(concept: Json, sites: Sequence[str], pitch: float, scale: Scal
             continue
         colour = colours[index]
         shift = (index - (len(sites) - 1) / 2) * min(2.6, 15 / len(sites))
-        drawn = _estimate(value, error, scale, middle + shift, colour)
+        drawn = _estimate(value, error if len(sites) <= len(PALETTE) else None, scale, middle + shift, colour)
         parts.append(svg.hover(drawn, f"{concept.get('id')}, {sites[index]}: {value:.2f}"))
     return "".join(parts)
 
@@ -133,7 +134,7 @@ def _estimate(value: float, error: float | None, scale: Scale, y: float, colour:
     bar = ""
     if error is not None:
         bar = svg.line(scale(value - 1.96 * error), y, scale(value + 1.96 * error), y, colour, stroke_width=1)
-    return bar + svg.el("circle", cx=scale(value), cy=y, r=2.8, fill=colour)
+    return bar + svg.el("circle", cx=scale(value), cy=y, r=2.8, fill=colour, fill_opacity=0.8)
 
 
 def _map_axis(scale: Scale, top: float, bottom: float) -> str:
@@ -158,8 +159,7 @@ def _map_table(
     for name, group in groups:
         for concept in group:
             cells = []
-            for site in sites:
-                value, error = auroc(concept, site)
+            for value, error in aurocs(concept, sites):
                 interval = "" if error is None else f" ± {1.96 * error:.2f}"
                 cells.append(reason if value is None else f"{value:.2f}{interval}")
             rows.append([clean(concept.get("id")), clean(concept.get("target") or "none"), name, *cells])
@@ -171,8 +171,7 @@ def strip(concept: Json, sites: Sequence[str], key: str) -> str:
     scale = Scale(0, 1, 6, 174)
     parts = [svg.line(6, 9, 174, 9), svg.line(90, 2, 90, 16, MUTED, stroke_dasharray="2 2")]
     said = []
-    for site in sites:
-        value, _ = auroc(concept, site)
+    for site, (value, _) in zip(sites, aurocs(concept, sites), strict=True):
         said.append(f"{site} {'suppressed' if value is None else compact(value)}")
         if value is not None:
             fill = svg.diverging(0.08 if value < 0.35 else 0.92 if value > 0.65 else 0.5)

@@ -117,7 +117,7 @@ def predictability(report: Json, marks: Sequence[str]) -> Figure | Missing:
     parts, bottom = [names], top
     for index, (key, name) in enumerate(SPACES):
         rows = [_apart_row(site, values[key].get(site, []), null.get(site, {}).get(key)) for site in sites]
-        scale = Scale(low, 1, left + index * each + 8, left + (index + 1) * each - 14)
+        scale = Scale(low, 1, left + index * each + 10, left + (index + 1) * each - 22)
         drawn, bottom = dot_rows(
             rows, (APART, WITHIN), Panel(scale, "Share told correctly", {0.5: "coin toss"}), top
         )

@@ -73,7 +73,6 @@ table.data .n{text-align:right}
 figure{margin:0 0 30px;min-width:0}
 .plot{overflow-x:auto}
 svg{display:block;max-width:100%;height:auto;font-family:var(--sans)}
-.plot.wide svg{min-width:760px}
 figcaption{font:13px/1.5 var(--sans);color:var(--muted);margin-top:8px;max-width:60em}
 figcaption b{color:var(--ink)}
 figure.missing{background:var(--tint);padding:12px 14px;align-self:start}
@@ -108,7 +107,8 @@ footer b{color:var(--ink)}
 h1{font-size:25px}.lead{font-size:17px}
 .findings,.pair,.measures{grid-template-columns:minmax(0,1fr);gap:18px}
 dl.facts{grid-template-columns:minmax(0,1fr);gap:0}dl.facts dd{margin-bottom:8px}
-table.many{min-width:600px}}
+table.many{min-width:600px}
+.plot.wide svg{max-width:none}}
 @page{size:A4;margin:14mm 12mm 16mm 12mm;
 @bottom-left{content:"Research use; not a medical device.";font:8pt Arial,sans-serif;color:#56616a}
 @bottom-right{content:counter(page) " / " counter(pages);font:8pt Arial,sans-serif;color:#56616a}}
@@ -130,7 +130,7 @@ section{margin-top:7mm;padding-top:5mm}
 h2,h3,.intro,.cap{break-after:avoid}
 figure,.card,.measures div,tr,.findings,.funnel,dl.facts{break-inside:avoid}
 .scroll,.plot{overflow:visible}
-.plot.wide svg{min-width:0}
+.plot.wide svg{max-width:100%}
 table.data,.strips,.small,.control,figcaption,dl.facts{font-size:8pt}
 .measures dd{font-size:8.5pt}
 details:not([open]),nav{display:none}

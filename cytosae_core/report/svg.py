@@ -26,8 +26,8 @@ _SEQUENTIAL: tuple[RGB, ...] = ((246, 249, 251), (158, 198, 224), (25, 90, 150))
 
 def _attribute(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:.1f}".rstrip("0").rstrip(".") if value % 1 else f"{value:.0f}"
-    return escape(value)
+        return f"{value:.1f}".removesuffix(".0")
+    return str(value) if isinstance(value, int) else escape(value)
 
 
 def el(name: str, content: str = "", /, **attributes: object) -> str:

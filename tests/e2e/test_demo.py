@@ -107,8 +107,11 @@ def test_the_trained_dictionary_is_validated_with_metrics_only(
     assert line["federated_fvu"] == pytest.approx(phantoms[1]["federated_fvu"], rel=1e-3)
 
 
-def test_interrupted_demo_goes_on(tmp_path: Path, phantoms: tuple[Path, dict[str, Any]]) -> None:
-    """Ctrl-C during the rounds, then the same command: the same dictionary as without the break."""
+@pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_stopped_demo_goes_on(
+    tmp_path: Path, phantoms: tuple[Path, dict[str, Any]], stop: signal.Signals, status: int
+) -> None:
+    """Ctrl-C or kill -9 during the rounds, then the same command: the same dictionary as without the break."""
     first = phantoms[0]
     out = tmp_path / "out"
     out.mkdir()
@@ -120,8 +123,8 @@ def test_interrupted_demo_goes_on(tmp_path: Path, phantoms: tuple[Path, dict[str
     end = time.monotonic() + 300
     while not (out / "run" / "rounds" / "0002.json").exists() and time.monotonic() < end:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    process.send_signal(stop)
+    assert process.wait(timeout=60) == status
     last_json(cytosae(*arguments))
     same = json.loads((first / "report.json").read_text())["dictionary"]["sha256"]
     assert json.loads((out / "report.json").read_text())["dictionary"]["sha256"] == same

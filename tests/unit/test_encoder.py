@@ -111,6 +111,21 @@ def test_official_layout_loads_and_wrong_variant_is_named(tmp_path: Path) -> Non
         load_encoder("dinobloom-b", path).encode(fixed_input())
 
 
+def test_giant_layout_maps_onto_timm_names(tmp_path: Path) -> None:
+    import timm
+
+    with torch.device("meta"):  # 1.1 billion parameters: names and shapes only
+        giant = timm.create_model(
+            ENCODERS["dinobloom-g"].timm_name, pretrained=False, img_size=224, num_classes=0
+        )
+    names = {key: value.shape for key, value in giant.state_dict().items()}
+    official_names = {key.replace(".mlp.fc1.", ".mlp.w12.").replace(".mlp.fc2.", ".mlp.w3.") for key in names}
+    small = {f"backbone.{key}": torch.zeros(1) for key in official_names}
+    torch.save({"teacher": small}, tmp_path / "g.pth")
+    assert set(weights_module.dinobloom_state(tmp_path / "g.pth")) == set(names)
+    assert names["cls_token"] == (1, 1, ENCODERS["dinobloom-g"].d)
+
+
 def test_safetensors_export_gives_the_same_tokens(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
