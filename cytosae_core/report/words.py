@@ -9,6 +9,12 @@ import numpy as np
 Json = dict[str, Any]
 
 
+NOBODY = (
+    "No concept could be judged across sites: no class is shared by three sites with enough units. Agreement between "
+    "two sites is shown below."
+)
+
+
 def findings(report: Json) -> list[str]:
     """Three main findings: reconstruction, meaning across sites, what left."""
     return [_reconstruction(report), _meaning(report), _departure(report)]
@@ -41,6 +47,8 @@ def verdict_counts(report: Json) -> dict[str, int]:
 
 def _meaning(report: Json) -> str:
     counts = verdict_counts(report)
+    if counts["too few patients"] == len(report["concepts"]):
+        return NOBODY
     shares = [entry for entry in report["agreement"]["replication"].values() if entry["share"] is not None]
     text = (
         f"{counts['holds']} of {len(report['concepts'])} concepts mean the same class or feature at every site "
@@ -79,6 +87,8 @@ def answer(report: Json) -> str:
     text = (
         f"At {len(reported)} sites, {counts['holds']} of {len(report['concepts'])} concepts held everywhere. "
     )
+    if counts["too few patients"] == len(report["concepts"]):
+        text = f"{NOBODY} "
     if codes is not None and raw is not None:
         chance = _number(report["loso"]["chance"], 2)
         text += (
@@ -87,7 +97,9 @@ def answer(report: Json) -> str:
         )
     provisional = "With fewer than 5 sites this is provisional. " if len(reported) < 5 else ""
     simulated = (
-        "These sites are simulated: nothing here is evidence about patients." if report["watermarks"] else ""
+        "This was a simulation on one machine: nothing here is evidence about patients."
+        if report["watermarks"]
+        else ""
     )
     return (text + provisional + simulated).strip()
 
