@@ -16,7 +16,7 @@ from .figure import (
     draw_cell,
 )
 from .svg import FAINT, INK, MUTED, PALETTE, RULE, Scale
-from .text import Json, clean, compact, entries, mapping, mean, number, short, suppressed
+from .text import REPORTED, Json, clean, compact, entries, mapping, mean, number, short, status, suppressed
 
 VERDICTS = ("holds", "differs", "no class meaning", "too few patients")
 VERDICT_COLOURS = {
@@ -28,6 +28,13 @@ VERDICT_COLOURS = {
 SHOWN = 12  # concepts per group in the map
 LINE = 22.0
 LABELS = 178.0
+MAP_HOW = (
+    "Each line is one concept and the kind of cell it speaks of most. A number is the AUROC: the chance that one "
+    "patient's cells of that kind show more of the concept, on average, than other cells of another. Orange, above "
+    ".5: more of it; blue, below .5: less of it; white, .5: no connection. Right: the same numbers, one dot per "
+    "site, from top to bottom in the order of the columns; up to 8 sites with 95 % intervals. A concept holds when "
+    "all its dots lie clearly on the same side of the dashed line."
+)
 
 
 def verdict_counts(report: Json) -> dict[str, int]:
@@ -44,9 +51,7 @@ def chosen(report: Json, verdict: str, limit: int = SHOWN) -> list[Json]:
 def concept_sites(report: Json) -> list[str]:
     """Sites that could speak about concepts: reported, in the report's order."""
     facts = mapping(report.get("sites"))
-    spoken = [
-        clean(name) for name, site in facts.items() if mapping(site).get("status", "reported") == "reported"
-    ]
+    spoken = [clean(name) for name, site in facts.items() if status(mapping(site)) == REPORTED]
     return spoken or [clean(name) for name in facts]
 
 
@@ -82,15 +87,8 @@ def concept_map(report: Json, marks: Sequence[str]) -> Figure | Missing:
         drawn, y = _group(name, group, sites, pitch, scale, y)
         parts.append(drawn)
     parts += [_map_axis(scale, top, y), _map_key(y + 14, suppressed(report))]
-    how = (
-        "Each line is one concept and the kind of cell it speaks of most. A number is the AUROC: the chance that a "
-        "random cell of that kind shows more of the concept than a random other cell. Orange, above .5: more of it; "
-        "blue, below .5: less of it; white, .5: no connection. Right: the same numbers with 95 % intervals (up to 8 sites), one dot "
-        "per site, from top to bottom in the order of the columns. A concept holds when all its dots lie clearly on "
-        "the same side of the dashed line."
-    )
-    picture = svg.canvas("concept-map", width, y + 44, "".join(parts), title, how, marks)
-    return Figure("concept-map", title, how, picture, *_map_table(report, groups, sites), wide=True)
+    picture = svg.canvas("concept-map", width, y + 44, "".join(parts), title, MAP_HOW, marks)
+    return Figure("concept-map", title, MAP_HOW, picture, *_map_table(report, groups, sites), wide=True)
 
 
 def _group(
@@ -125,7 +123,7 @@ def _concept_line(concept: Json, sites: Sequence[str], pitch: float, scale: Scal
         colour = colours[index]
         shift = (index - (len(sites) - 1) / 2) * min(2.6, 15 / len(sites))
         drawn = _estimate(value, error if len(sites) <= len(PALETTE) else None, scale, middle + shift, colour)
-        parts.append(svg.hover(drawn, f"{concept.get('id')}, {sites[index]}: {value:.2f}"))
+        parts.append(svg.hover(drawn, f"{clean(concept.get('id'))}, {sites[index]}: {value:.2f}"))
     return "".join(parts)
 
 

@@ -178,7 +178,7 @@ def bytes_left(report: Json, marks: Sequence[str]) -> Figure | Missing:
     """Bytes that left each site, stacked by kind of message."""
     title, sites = "What left each hospital, in bytes", mapping(mapping(report.get("egress")).get("sites"))
     if not sites:
-        return Missing(title, "nothing left any site")
+        return Missing(title, "the report does not record what left")
     names, sent = kinds(report), {site: mapping(facts) for site, facts in sites.items()}
     colours = {kind: KIND_COLOURS[min(index, len(KIND_COLOURS) - 1)] for index, kind in enumerate(names)}
     series = [Series(kind_name(kind), "square", colours[kind]) for kind in names]

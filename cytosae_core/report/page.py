@@ -81,7 +81,11 @@ def figure(item: Figure | Missing) -> str:
     """A figure: title, picture, how to read it, and its numbers as a table; or why it is missing."""
     if isinstance(item, Missing):
         return tag("figure", words("h3", item.title) + absent(item.reason), class_="missing")
-    plot = tag("div", item.picture, class_="plot wide" if item.wide else "plot")
+    plot = (
+        tag("div", item.picture, class_="plot wide", tabindex=0)
+        if item.wide
+        else tag("div", item.picture, class_="plot")
+    )
     numbers = details("The same numbers as a table", table(item.header, item.rows))
     return tag(
         "figure", words("h3", item.title) + plot + words("figcaption", item.how) + numbers, id=f"f-{item.key}"

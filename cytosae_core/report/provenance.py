@@ -7,7 +7,19 @@ from collections.abc import Sequence
 from .figures_sites import bytes_left
 from .page import Gap, TableCell, absent, bullets, facts, figure, known, section, table, words
 from .svg import tick_text
-from .text import Json, clean, entries, lines, mapping, number, suppressed, units_word, whole
+from .text import (
+    REPORTED,
+    Json,
+    clean,
+    entries,
+    lines,
+    mapping,
+    number,
+    status,
+    suppressed,
+    units_word,
+    whole,
+)
 
 PROFILES = {
     "masked": "masked: heuristic protection of dictionary changes; not differential privacy, no epsilon applies",
@@ -33,7 +45,7 @@ GLOSSARY = (
     ),
     (
         "AUROC",
-        "Chance that a random cell of a kind shows more of a concept than a random other cell; .5 = unrelated.",
+        "Chance that one patient's cells of a kind show more of it than other cells of another; .5 = unrelated.",
     ),
     (
         "Balanced accuracy",
@@ -110,7 +122,7 @@ def _withheld(report: Json) -> str:
     sites = {clean(name): mapping(site) for name, site in mapping(report.get("sites")).items()}
     rows: list[list[TableCell]] = []
     for name, site in sites.items():
-        reason = "not recorded" if site.get("status", "reported") == "reported" else clean(site["status"])
+        reason = "not recorded" if status(site) == REPORTED else status(site)
         rows.append(
             [
                 name,
@@ -141,19 +153,24 @@ def _study(report: Json) -> list[tuple[str, TableCell]]:
     study = mapping(report.get("study"))
     absent_here = "not recorded"
     profile = str(study.get("profile") or "")
-    steps = f"{whole(number(study.get('rounds')))} rounds of {whole(number(study.get('local_steps')))} local steps"
     return [
         ("Study", known(clean(study.get("name") or ""), absent_here)),
         ("Egress profile", known(PROFILES.get(profile, clean(profile)), absent_here)),
         ("Smallest group shown", _smallest(report)),
-        (
-            "Training",
-            steps if number(study.get("rounds")) else Gap("the dictionary was not trained in this study"),
-        ),
+        ("Training", _training(study)),
         ("Aggregation", known(clean(study.get("aggregation") or ""), absent_here)),
         ("Seed", known(whole(number(study.get("seed"))), absent_here)),
         ("Protocol, SHA-256", known(clean(study.get("protocol_sha256") or ""), absent_here)),
     ]
+
+
+def _training(study: Json) -> TableCell:
+    rounds, steps = number(study.get("rounds")), number(study.get("local_steps"))
+    if rounds is None:
+        return Gap("not recorded")
+    if rounds == 0:
+        return "none: the dictionary was frozen"
+    return f"{whole(rounds)} rounds of {whole(steps) or 'an unknown number of'} local steps"
 
 
 def _smallest(report: Json) -> TableCell:
@@ -169,6 +186,7 @@ def _encoder(report: Json) -> list[tuple[str, TableCell]]:
         number(encoder.get("canary_max_difference")),
         number(encoder.get("canary_tolerance")),
     )
+    disagreed = "sites did not agree on one encoder" if "digest" in encoder else "not recorded"
     layer, depth = whole(number(encoder.get("layer"))), whole(number(encoder.get("depth")))
     check: TableCell = Gap("no tolerance or no difference was recorded")
     if difference is not None and tolerance:
@@ -178,7 +196,7 @@ def _encoder(report: Json) -> list[tuple[str, TableCell]]:
         ("Vision transformer", known(clean(encoder.get("name") or ""), "not recorded")),
         ("Read after block", known(f"{layer} of {depth}" if layer and depth else layer, "not recorded")),
         ("Preparation of images", known(", ".join(lines(encoder.get("steps"))), "none was recorded")),
-        ("Encoder digest", known(clean(encoder.get("digest") or ""), "sites did not agree on one encoder")),
+        ("Encoder digest", known(clean(encoder.get("digest")), disagreed)),
         ("Same golden cells at every site", check),
     ]
 

@@ -8,10 +8,48 @@ from .figures import by_round, comparators, local_only
 from .figures_agreement import firing_agreement, meaning_agreement, planted
 from .figures_concepts import concept_map, mean_replication, verdicts_by_target
 from .figures_sites import loso, predictability
-from .page import Measure, absent, beside, details, figure, measures, pair, section, table, words
-from .text import Json, decimal, entries, lines, mapping, mean, number, numbers, percent
+from .page import (
+    Measure,
+    TableCell,
+    absent,
+    beside,
+    details,
+    figure,
+    known,
+    measures,
+    pair,
+    section,
+    table,
+    words,
+)
+from .text import (
+    REPORTED,
+    Json,
+    clean,
+    decimal,
+    entries,
+    lines,
+    mapping,
+    mean,
+    number,
+    numbers,
+    percent,
+    status,
+    suppressed,
+    whole,
+)
 
 Marks = Sequence[str]
+SITE_NUMBERS = (
+    "Site",
+    "Units to train",
+    "Units to test",
+    "FVU about the site's own mean",
+    "FVU of random rows",
+    "Concepts per patch",
+    "Never used",
+    "Messages sent",
+)
 
 
 def reason_for(report: Json, item: str, otherwise: str) -> str:
@@ -42,6 +80,7 @@ def concepts(report: Json, marks: Marks) -> str:
         "Do concepts mean the same at every site?",
         intro,
         measures([_replication(report), _agreement(report)]),
+        _left_out(report),
         figure(concept_map(report, marks)),
         details("How many concepts speak of which kind of cell", by_kind) if by_kind else "",
         pair(meaning_agreement(report, marks), firing_agreement(report, marks)),
@@ -138,6 +177,7 @@ def quality(report: Json, marks: Marks) -> str:
         "How well does the dictionary describe the cells?",
         intro,
         measures(_quality_measures(report)),
+        details("More numbers of each site", _site_numbers(report)),
         pair(by_round(report, marks), comparators(report, marks)),
         beside(local_only(report, marks), measures(_stability(report), "measures one")),
     )
@@ -182,6 +222,38 @@ def _quality_measures(report: Json) -> list[Measure]:
     ]
 
 
+def _site_numbers(report: Json) -> str:
+    """Numbers of every site that the first screen leaves out."""
+    rows: list[list[TableCell]] = []
+    for name, facts in mapping(report.get("sites")).items():
+        site = mapping(facts)
+        reason = suppressed(report) if status(site) == REPORTED else status(site)
+        value = {key: number(item) for key, item in site.items()}
+        shown = [
+            *(whole(value.get(key)) for key in ("train_units", "test_units")),
+            *(decimal(value.get(key)) for key in ("fvu_own_mean", "fvu_random")),
+            decimal(value.get("l0"), 1),
+            percent(value.get("dead_fraction")),
+            whole(value.get("messages_out")),
+        ]
+        rows.append([clean(name), *(known(item, reason) for item in shown)])
+    return table(SITE_NUMBERS, rows, right=1) if rows else absent("no site is recorded")
+
+
+def _left_out(report: Json) -> str:
+    """Replication of meanings, one row per site left out."""
+    rows: list[list[TableCell]] = []
+    for name, entry in mapping(mapping(report.get("agreement")).get("replication")).items():
+        value = numbers(entry)
+        reason = "no meaning was clear at all the other sites"
+        counts = [known(whole(value.get(key)), "not recorded") for key in ("pairs", "replicated")]
+        rows.append(
+            [clean(name), *counts, *(known(percent(value.get(key)), reason) for key in ("share", "null"))]
+        )
+    header = ["Site left out", "Meanings clear elsewhere", "Held here", "Share", "With shuffled labels"]
+    return details("Site by site: meanings that held", table(header, rows, right=1)) if rows else ""
+
+
 def _stability(report: Json) -> list[Measure]:
     part = {name: number(item) for name, item in mapping(report.get("stability")).items()}
     why = reason_for(report, "stability", "no second federation with another seed was run")
@@ -221,5 +293,5 @@ def gaps(report: Json) -> str:
         words("h3", "Not assessed"),
         table(["Item", "Reason"], missing)
         if missing
-        else words("p", "Every planned part was assessed.", class_="small"),
+        else words("p", "The report lists nothing.", class_="small"),
     )

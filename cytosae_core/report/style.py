@@ -69,12 +69,11 @@ table.data td{border-bottom:1px solid #e6e9eb;padding:4px 12px 4px 0;vertical-al
 table.data td.gap{padding-left:4px}
 table.data td:first-child{font-weight:600}
 table.data .n{text-align:right}
-.failed{color:var(--differ);font-weight:700}
 figure{margin:0 0 30px;min-width:0}
-.plot{overflow-x:auto}
 svg{display:block;max-width:100%;height:auto;font-family:var(--sans)}
+.plot{overflow-x:auto}
+.plot.wide svg{max-width:none}
 figcaption{font:13px/1.5 var(--sans);color:var(--muted);margin-top:8px;max-width:60em}
-figcaption b{color:var(--ink)}
 figure.missing{background:var(--tint);padding:12px 14px;align-self:start}
 .na{font:italic 14px/1.5 var(--sans);color:#49545c}
 figure:not(.missing){counter-increment:fig}
@@ -107,8 +106,7 @@ footer b{color:var(--ink)}
 h1{font-size:25px}.lead{font-size:17px}
 .findings,.pair,.measures{grid-template-columns:minmax(0,1fr);gap:18px}
 dl.facts{grid-template-columns:minmax(0,1fr);gap:0}dl.facts dd{margin-bottom:8px}
-table.many{min-width:600px}
-.plot.wide svg{max-width:none}}
+table.many{min-width:600px}}
 @page{size:A4;margin:14mm 12mm 16mm 12mm;
 @bottom-left{content:"Research use; not a medical device.";font:8pt Arial,sans-serif;color:#56616a}
 @bottom-right{content:counter(page) " / " counter(pages);font:8pt Arial,sans-serif;color:#56616a}}

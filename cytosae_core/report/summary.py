@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from .figures_concepts import VERDICT_COLOURS, chosen, concept_sites, strip, verdict_bar, verdict_counts
 from .page import TableCell, absent, details, known, table, tag, words
 from .text import (
+    REPORTED,
     Json,
     byte_size,
     clean,
@@ -16,6 +17,7 @@ from .text import (
     lines,
     mapping,
     number,
+    status,
     suppressed,
     unit_word,
     units_word,
@@ -23,7 +25,6 @@ from .text import (
 )
 
 LISTED = 6  # concepts per card; the map further down shows more
-STRIP_SITES = 40  # dots on a strip that can still be told from each other
 
 SECTIONS = (
     ("concepts", "Concepts"),
@@ -33,7 +34,9 @@ SECTIONS = (
     ("limits", "Limits"),
     ("check", "How to check"),
 )
-DOTS = "One dot per site: AUROC, the chance that a cell of this kind shows more of the concept than another cell."
+DOTS = (
+    "One dot per site: AUROC, the chance that cells of this kind show more of the concept than other cells."
+)
 MEANINGS = {
     "holds": "speak of the same kind of cell, on the same side of chance, at every site that could say.",
     "differs": "speak clearly at one site at least, and not, or the other way round, at another.",
@@ -73,7 +76,7 @@ def _card(report: Json, verdict: str, name: str) -> str:
     parts = [head, words("p", f"They {MEANINGS[verdict]}")]
     shown = chosen(report, verdict, LISTED)
     if shown:
-        parts.append(_strips(shown, sites[:STRIP_SITES], verdict))
+        parts.append(_strips(shown, sites, verdict))
     if count > len(shown):
         parts.append(words("p", f"The {len(shown)} strongest of {whole(count)}. {DOTS}"))
     return tag("div", "".join(parts), class_=f"card {verdict}")
@@ -121,12 +124,12 @@ def sites_table(report: Json) -> str:
 
 
 def _site_row(name: str, site: Json, few: str) -> list[TableCell]:
-    status = clean(site.get("status") or "reported")
-    reason = few if status == "reported" else status
+    state = status(site)
+    reason = few if state == REPORTED else state
     counted = whole(number(site.get("units")))
     start = reason if number(site.get("fvu")) is None else "not measured"
     return [
-        name if status == "reported" else f"{name} ({status})",
+        name if state == REPORTED else f"{name} ({state})",
         known(f"{counted} {unit_word(site.get('unit'))}" if counted else "", reason),
         known(whole(number(site.get("images"))), reason),
         known(decimal(number(site.get("fvu"))), reason),

@@ -15,7 +15,7 @@ from .text import escape, short
 
 INK, MUTED, RULE, PAPER = "#1c2329", "#5b6670", "#d5dadd", "#ffffff"
 FAINT, HATCH_INK = "#eceff0", "#a7b0b6"
-PALETTE = ("#0072b2", "#c94f00", "#00805f", "#a8467f", "#8a6d00", "#3f97cc", "#54455e", "#b97a00")
+PALETTE = ("#0072b2", "#c94f00", "#00805f", "#a8467f", "#806600", "#4b3fae", "#3b3b3b", "#8c2130")
 SMALL = 11  # px, text in figures
 BAND = 20.0  # px, watermark band with the space below it
 
@@ -162,10 +162,15 @@ def sequential(share: float) -> str:
 
 
 def text_on(fill: str) -> str:
-    """Ink or white, whichever reads better on `fill` (#rrggbb; relative luminance of WCAG 2.1)."""
-    channels = [int(fill[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return INK if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.213 else PAPER
+    """Black or white, whichever reads better on `fill` (#rrggbb); always 4.5 : 1 or better (WCAG 2.1)."""
+    return "#000000" if luminance(fill) > 0.179 else PAPER
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb, 0 (black) to 1 (white); WCAG 2.1."""
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def hatch(key: str) -> str:

@@ -16,12 +16,15 @@ Json = dict[str, Any]
 
 # Unicode categories that can break XML or reorder a line: control, format (bidi), surrogate, line separators.
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+REPORTED = "reported"
 _REPLACEMENT = "\ufffd"
 _UNITS = {"patient": "patients", "slide": "slides", "source_file": "source files"}
 
 
 def clean(value: object) -> str:
-    """`value` as one line without control, bidirectional or unpaired surrogate characters."""
+    """`value` as one line without control, bidirectional or unpaired surrogate characters; None is empty."""
+    if value is None:
+        return ""
     text = " ".join(str(value).split())
     if text.isascii() and text.isprintable():
         return text
@@ -56,7 +59,7 @@ def entries(value: object) -> list[Json]:
 
 def lines(value: object) -> list[str]:
     """The texts in a list; an empty list when `value` is not a list."""
-    return [clean(item) for item in value] if isinstance(value, list) else []
+    return [clean(item) for item in value if item is not None] if isinstance(value, list) else []
 
 
 def number(value: object) -> float | None:
@@ -115,20 +118,20 @@ def byte_size(value: float | None) -> str:
     return f"{value / 1e12:.3g} TB"
 
 
-def digest(value: object, length: int = 16) -> str:
-    """The first characters of a digest."""
-    return short(value, length + 1) if value else ""
-
-
 def units_word(report: Json) -> str:
     """What is counted: patients, slides or source files; units when sites differ or do not say."""
-    found = {mapping(site).get("unit") for site in mapping(report.get("sites")).values()} - {None}
-    return _UNITS.get(str(found.pop()), "units") if len(found) == 1 else "units"
+    found = {clean(mapping(site).get("unit")) for site in mapping(report.get("sites")).values()} - {""}
+    return _UNITS.get(found.pop(), "units") if len(found) == 1 else "units"
 
 
 def unit_word(value: object) -> str:
     """Plural of one site's unit of counting."""
     return _UNITS.get(str(value), "units")
+
+
+def status(site: Json) -> str:
+    """What became of a site: `reported`, or `failed: ` and its code."""
+    return clean(site.get("status") or REPORTED)
 
 
 def suppressed(report: Json) -> str:

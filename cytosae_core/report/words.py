@@ -109,6 +109,11 @@ def _mean_view(view: dict[str, float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
+def _agreement(report: Json, name: str) -> float | None:
+    known = [pair[name] for pair in report["agreement"]["auroc"] if pair.get(name) is not None]
+    return float(np.mean(known)) if known else None
+
+
 def limits(report: Json) -> list[str]:
     """What this report does not show."""
     units = sorted({site["unit"] for site in report["sites"].values() if site["unit"]})
@@ -121,6 +126,12 @@ def limits(report: Json) -> list[str]:
         "FVU says how much of the features is reproduced, not whether a concept makes medical sense; no expert "
         "has judged these concepts.",
     ]
+    trained, control = _agreement(report, "r"), _agreement(report, "random")
+    if trained is not None and control is not None and trained <= control:
+        lines.append(
+            f"Two sites agree on what concepts mean no more ({trained:.2f}) than for a random dictionary "
+            f"({control:.2f}): training made concepts sharper, not more alike between sites."
+        )
     if report["study"]["profile"] == "masked":
         lines.append(
             "Protection of dictionary updates is heuristic (masked); no epsilon applies. Membership tests by "
