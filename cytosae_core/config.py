@@ -90,7 +90,7 @@ class StatisticsConfig:
     classes: tuple[str, ...] = ()
     attributes: tuple[Attribute, ...] = ()
     test_share: float = 0.4
-    eval_tokens: int = 4096
+    eval_tokens: int = 2048
 
 
 @dataclass(frozen=True)
