@@ -101,7 +101,14 @@ def _agent(options: argparse.Namespace) -> int:
 
 
 def _relay(options: argparse.Namespace) -> int:
+    from cytosae_core.errors import SetupError
+
     from .relay import main
 
+    host, _, port = options.address.rpartition(":")
+    if not host or not port.isdigit():
+        raise SetupError(
+            f"Expected an address host:port, got {options.address!r}.", hint="For example 127.0.0.1:9094."
+        )
     secret = ["--secret-file", str(options.secret_file)] if options.secret_file else []
     return main([options.address, str(options.socket), *secret])

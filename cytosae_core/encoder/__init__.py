@@ -1,7 +1,8 @@
 """Encoders, their preprocessing, and the token store."""
 
+from .build import build_store
 from .encoder import Encoder, EncoderSpec, default_layer, load_encoder
-from .store import TokenStore, build_store, open_store, store_key
+from .store import TokenStore, open_store, store_key
 from .weights import ENCODERS
 
 __all__ = [

