@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from cytosae_core.cohort import read_cohort
-from cytosae_core.encoder import build_store, open_store, store, store_key
+from cytosae_core.encoder import build, build_store, open_store, store_key
 from cytosae_core.errors import DataError, SetupError
 
 
@@ -48,7 +48,7 @@ class Tiny:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(store, "SHARD", 4)
+    monkeypatch.setattr(build, "SHARD", 4)
     folder = tmp_path / "data" / "a"
     folder.mkdir(parents=True)
     for index in range(10):
@@ -80,8 +80,8 @@ def test_tokens_are_stored_once_and_read_back(data: Path, tmp_path: Path) -> Non
 def test_killed_while_building_goes_on_to_the_same_bytes(data: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from cytosae_core.cohort import read_cohort\n"
-        "from cytosae_core.encoder import build_store, store; from tests.unit.test_token_store import Tiny\n"
-        "store.SHARD = 4; build_store(read_cohort(Path(sys.argv[1])), Tiny(pause_s=0.15), Path(sys.argv[2]), batch=2)"
+        "from cytosae_core.encoder import build, build_store; from tests.unit.test_token_store import Tiny\n"
+        "build.SHARD = 4; build_store(read_cohort(Path(sys.argv[1])), Tiny(pause_s=0.15), Path(sys.argv[2]), batch=2)"
     )
     folder = tmp_path / "killed"
     root = Path(__file__).resolve().parents[2]
@@ -149,6 +149,6 @@ def test_full_disk_is_a_setup_error(data: Path, tmp_path: Path, monkeypatch: pyt
             raise OSError(28, "No space left on device")
         path.write_bytes(data)
 
-    monkeypatch.setattr(store, "write_atomic", full)
+    monkeypatch.setattr(build, "write_atomic", full)
     with pytest.raises(SetupError, match="disk space"):
         build_store(read_cohort(data), Tiny(), tmp_path / "s")
