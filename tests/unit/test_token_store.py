@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +94,7 @@ def test_killed_while_building_goes_on_to_the_same_bytes(data: Path, tmp_path: P
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (folder / "index.json").exists()
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink()
+    (folder / ".tokens-00001.npy.1.tmp").write_bytes(b"half")  # as a kill inside a write leaves it
     encoder, plain = Tiny(), Tiny()
     build_store(read_cohort(data), encoder, folder, batch=2)
     build_store(read_cohort(data), plain, tmp_path / "plain", batch=2)
@@ -103,8 +104,45 @@ def test_killed_while_building_goes_on_to_the_same_bytes(data: Path, tmp_path: P
 def test_a_half_written_shard_is_not_believed(data: Path, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "tokens-00000.npy").write_bytes(b"half")
+    (tmp_path / "s" / "shard-00000.json").write_bytes(b'{"stored":[0,1,')
     built = build_store(read_cohort(data), Tiny(), tmp_path / "s")
-    assert np.isfinite(built.tokens(0, 10)).all()
+    whole = build_store(read_cohort(data), Tiny(), tmp_path / "t")
+    assert np.array_equal(built.tokens(0, 10), whole.tokens(0, 10)) and contents(built.folder) == contents(
+        whole.folder
+    )
+
+
+def test_what_a_folder_without_its_key_holds_is_not_believed(data: Path, tmp_path: Path) -> None:
+    """Emptying a folder for another key may be killed anywhere: nothing of the old key may survive under the new."""
+    cohort, other = read_cohort(data), Tiny(value=2.0)
+    old = build_store(cohort, Tiny(), tmp_path / "s").tokens(0, 10)
+    (tmp_path / "s" / "key").unlink()
+    (tmp_path / "s" / "index.json").unlink()
+    built = build_store(cohort, other, tmp_path / "s")
+    assert other.encoded == 10 and not np.array_equal(built.tokens(0, 10), old)
+
+
+def test_a_finished_shard_of_another_size_is_encoded_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_store(read_cohort(data), Tiny(), tmp_path / "s")
+    (tmp_path / "s" / "index.json").unlink()
+    monkeypatch.setattr(build, "SHARD", 3)
+    built = build_store(read_cohort(data), Tiny(), tmp_path / "s")
+    assert built.image_index.tolist() == list(range(10))
+
+
+def test_a_second_builder_waits_and_finds_the_store_complete(data: Path, tmp_path: Path) -> None:
+    first, second = Tiny(pause_s=0.05), Tiny(pause_s=0.05)
+    threads = [
+        threading.Thread(target=build_store, args=(read_cohort(data), encoder, tmp_path / "s"))
+        for encoder in (first, second)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert first.encoded + second.encoded == 10
 
 
 def test_unreadable_images_are_counted_and_skipped(data: Path, tmp_path: Path) -> None:
@@ -112,6 +150,13 @@ def test_unreadable_images_are_counted_and_skipped(data: Path, tmp_path: Path) -
     cohort.images[2].path.write_bytes(b"rubbish")
     built = build_store(cohort, Tiny(), tmp_path / "s")
     assert built.failed == (2,) and built.image_index.tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9]
+    for index in (4, 5, 6, 7):
+        cohort.images[index].path.unlink()  # a whole shard
+    built = build_store(cohort, Tiny(), tmp_path / "u")
+    assert built.failed == (2, 4, 5, 6, 7) and built.tokens(0, 99).shape == (5, 257, 4)
+    assert np.array_equal(
+        built.gather(np.array([3]), np.array([9]))[0], built.tokens(3, 4)[0, 9].astype(np.float32)
+    )
     for image in cohort.images:
         image.path.write_bytes(b"rubbish")
     with pytest.raises(DataError):
@@ -126,16 +171,65 @@ def test_another_key_is_refused_or_rebuilt_when_asked(data: Path, tmp_path: Path
         build_store(cohort, other, tmp_path / "s")
     with pytest.raises(SetupError):
         open_store(tmp_path / "s", key="0" * 64)
-    assert build_store(cohort, other, tmp_path / "s", rebuild=True).encoder_digest == "b" * 64
+    (tmp_path / "s" / "notes.txt").write_text("mine")
+    rebuilt = build_store(cohort, other, tmp_path / "s", rebuild=True)
+    assert rebuilt.encoder_digest == "b" * 64 and other.encoded == 10
+    assert (tmp_path / "s" / "notes.txt").read_text() == "mine"
+
+
+def test_key_covers_every_image_and_their_order(data: Path) -> None:
+    cohort, encoder = read_cohort(data), Tiny()
+    keys = {store_key(cohort, encoder), store_key(replace(cohort, images=cohort.images[::-1]), encoder)}
+    cohort.images[3].path.write_bytes(cohort.images[4].path.read_bytes())
+    keys.add(store_key(cohort, encoder))
+    assert len(keys) == 3
 
 
 def test_incomplete_or_damaged_stores_are_setup_errors(data: Path, tmp_path: Path) -> None:
     with pytest.raises(SetupError):
         open_store(tmp_path / "nothing")
     build_store(read_cohort(data), Tiny(), tmp_path / "s")
-    (tmp_path / "s" / "tokens-00001.npy").unlink()
-    with pytest.raises(SetupError):
-        open_store(tmp_path / "s")
+    whole = contents(tmp_path / "s")
+    tokens = whole["tokens-00001.npy"]
+    damages = {
+        "tokens-00001.npy": (None, b"", tokens[:-1], tokens[:40]),
+        "masks-00000.npy": (None, whole["masks-00001.npy"][:-3], whole["golden.npy"]),
+        "golden.npy": (None, tokens),
+        "index.json": (
+            None,
+            b"",
+            b"[]",
+            b"{}",
+            whole["index.json"].replace(b'"shards":[4,', b'"shards":[3,'),
+        ),
+    }
+    for name, versions in damages.items():
+        for version in versions:
+            path = tmp_path / "s" / name
+            path.unlink() if version is None else path.write_bytes(version)
+            with pytest.raises(SetupError):
+                open_store(tmp_path / "s")
+            path.write_bytes(whole[name])
+    assert open_store(tmp_path / "s").n_images == 10
+
+
+def test_places_outside_the_store_are_refused(data: Path, tmp_path: Path) -> None:
+    built = build_store(read_cohort(data), Tiny(), tmp_path / "s")
+    for image, token in ((10, 0), (-1, 0), (0, 257), (0, -1)):
+        with pytest.raises(IndexError):
+            built.gather(np.array([image]), np.array([token]))
+    assert built.tokens(8, 99).shape == (2, 257, 4) and built.tokens(10, 12).shape == (0, 257, 4)
+
+
+def test_tokens_stay_on_disk(data: Path, tmp_path: Path) -> None:
+    built = build_store(read_cohort(data), Tiny(), tmp_path / "s")
+    assert all(isinstance(shard.base, np.memmap) or isinstance(shard, np.memmap) for shard in built._shards)
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_batch_below_one_is_refused(data: Path, tmp_path: Path, batch: int) -> None:
+    with pytest.raises(SetupError, match="batch"):
+        build_store(read_cohort(data), Tiny(), tmp_path / "s", batch=batch)
 
 
 def test_tokens_beyond_float16_are_refused(data: Path, tmp_path: Path) -> None:
@@ -152,3 +246,15 @@ def test_full_disk_is_a_setup_error(data: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(build, "write_atomic", full)
     with pytest.raises(SetupError, match="disk space"):
         build_store(read_cohort(data), Tiny(), tmp_path / "s")
+    monkeypatch.undo()
+    monkeypatch.setattr(build, "SHARD", 4)
+    assert (
+        build_store(read_cohort(data), Tiny(), tmp_path / "s").n_images == 10
+    )  # space was freed: it goes on
+
+
+def test_a_place_that_is_no_folder_is_a_setup_error(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for place in (tmp_path / "file", tmp_path / "file" / "under"):
+        with pytest.raises(SetupError, match="written"):
+            build_store(read_cohort(data), Tiny(), place)
