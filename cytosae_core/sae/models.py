@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import StudyError
-from .pursuit import gram_matrix, pursue, random_dictionary, unit_rows
+from .pursuit import SparseCodes, gram_matrix, pursue, random_dictionary, unit_rows
 
 
 class Model(Protocol):
@@ -47,8 +47,12 @@ class PursuitModel:
     def dictionary(self) -> Tensor:
         return self._dictionary
 
+    def sparse(self, tokens: Tensor) -> SparseCodes:
+        """Rows and values picked for tokens [B, d]."""
+        return pursue(tokens, self._dictionary, self.k, self._gram)
+
     def codes(self, tokens: Tensor) -> Tensor:
-        return pursue(tokens, self._dictionary, self.k, self._gram).dense(self._dictionary.shape[0])
+        return self.sparse(tokens).dense(self._dictionary.shape[0])
 
     def reconstruct(self, codes: Tensor) -> Tensor:
         return codes @ self._dictionary
