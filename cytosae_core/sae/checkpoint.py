@@ -37,11 +37,12 @@ def save_checkpoint(path: Path, tensors: Mapping[str, NDArray[Any]], facts: Mapp
 
 
 def load_checkpoint(path: Path, *, sha256: str = "") -> Checkpoint:
-    """Read and verify a checkpoint.
+    """Read and verify a checkpoint: its name with or without suffix, or a folder that holds `dictionary`.
 
     Raises:
         StudyError: missing, altered (digest), not finite, or not the digest that was asked for.
     """
+    path = path / "dictionary" if path.is_dir() else path
     try:
         blob = path.with_suffix(".safetensors").read_bytes()
         facts = parse_json(path.with_suffix(".json").read_bytes())

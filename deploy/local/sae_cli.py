@@ -1,4 +1,4 @@
-"""`cytosae sae`: make and inspect dictionaries."""
+"""`cytosae sae`: make, inspect, import and export dictionaries."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ def register(parser: argparse.ArgumentParser) -> None:
     init.add_argument("--weights", type=Path)
     init.add_argument("--layer", type=int, help="block counted from 1 (default: the middle one)")
     init.set_defaults(run=_init)
+    importing = commands.add_parser("import", help="a published CytoSAE checkpoint -> safetensors + JSON")
+    importing.add_argument("file", type=Path, metavar="FILE.pt")
+    importing.add_argument("out", type=Path, help="folder for dictionary.safetensors and dictionary.json")
+    importing.add_argument("--json", action="store_true")
+    importing.set_defaults(run=_import)
+    export = commands.add_parser("export", help="a dictionary for CytoSAE's own code or for SAELens")
+    export.add_argument("dictionary", type=Path)
+    export.add_argument("out", type=Path, help="folder to write")
+    export.add_argument("--format", choices=("published", "saelens"), default="saelens")
+    export.add_argument("--json", action="store_true")
+    export.set_defaults(run=_export)
     show = commands.add_parser("show", help="facts of a dictionary on disk, verified")
     show.add_argument("path", type=Path)
     show.add_argument("--json", action="store_true")
@@ -52,6 +63,36 @@ def _init(options: argparse.Namespace) -> int:
         options.out, {"centroids": centroids(corpus, options.rows, seed=options.seed)}, facts
     )
     print(f"centroids {options.rows} x {encoder.d}  sha256 {digest}")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from cytosae_core.sae.checkpoint import save_checkpoint
+    from cytosae_core.sae.published import read_published
+
+    found = read_published(options.file)
+    digest = save_checkpoint(options.out / "dictionary", found.tensors, found.facts)
+    told = {
+        "sha256": digest, "n": found.facts["n"], "d": found.facts["d"], "model": "relu",
+        "encoder": found.facts["encoder_hint"], "origin_sha256": found.facts["origin_sha256"],
+    }  # fmt: skip
+    if options.json:
+        print(json.dumps({**told, "dictionary": str(options.out / "dictionary.safetensors")}))
+        return 0
+    print(f"relu dictionary: {told['n']} concepts on tokens of {told['d']} numbers ({told['encoder']})")
+    print(f"wrote {options.out / 'dictionary.safetensors'}\nsha256 {digest}   (goes into study.yaml)")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from cytosae_core.sae.checkpoint import load_checkpoint
+    from cytosae_core.sae.export import export_dictionary
+
+    files = export_dictionary(load_checkpoint(options.dictionary), options.out, options.format)
+    if options.json:
+        print(json.dumps({"format": options.format, "files": [str(path) for path in files]}))
+    else:
+        print("\n".join(f"wrote {path}" for path in files))
     return 0
 
 
