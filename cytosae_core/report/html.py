@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import provenance, sections, summary
+from . import provenance, sections, sections_statistics, summary
 from .page import tag, words
 from .style import CSS
-from .text import escape, lines
+from .text import escape, lines, mapping
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 USE = "Research use; not a medical device."
@@ -52,12 +52,24 @@ def _head(data: dict[str, Any]) -> str:
 
 
 def _first(data: dict[str, Any]) -> str:
+    if _compared(data):
+        return tag(
+            "section", summary.opening(data) + sections_statistics.datasets_table(data), class_="first"
+        )
     return tag(
         "section", summary.opening(data) + summary.glance(data) + summary.sites_table(data), class_="first"
     )
 
 
+def _compared(data: dict[str, Any]) -> bool:
+    """A comparison of data-set statistics: no study ran, so the pages of a run have nothing to show."""
+    return mapping(data.get("study")).get("kind") == "compare"
+
+
 def _results(data: dict[str, Any], marks: list[str]) -> str:
+    if _compared(data):
+        parts = [section(data, marks) for section in (sections_statistics.use, sections_statistics.meaning)]
+        return "".join([*parts, sections.gaps(data), provenance.check_statistics(data)])
     parts = [section(data, marks) for section in (sections.concepts, sections.transfer, sections.quality)]
     return "".join([*parts, provenance.egress(data, marks), sections.gaps(data), provenance.check(data)])
 

@@ -149,6 +149,20 @@ def check(report: Json) -> str:
     )
 
 
+def check_statistics(report: Json) -> str:
+    """How to check a comparison of statistics: no protocol, encoder or egress belongs to it."""
+    steps = lines(report.get("how_to_check"))
+    size = whole(number(mapping(report.get("dictionary")).get("n")))
+    said = bullets(steps, "ol") if steps else absent("the report does not say how")
+    return section(
+        "check",
+        "How this was made, and how to check it",
+        "",
+        said,
+        facts([("Concepts in the dictionary", known(size, "not recorded"))]),
+    )
+
+
 def _study(report: Json) -> list[tuple[str, TableCell]]:
     study = mapping(report.get("study"))
     absent_here = "not recorded"

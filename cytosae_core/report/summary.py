@@ -37,6 +37,7 @@ SECTIONS = (
 DOTS = (
     "One dot per site: AUROC, the chance that cells of this kind show more of the concept than other cells."
 )
+COMPARED = (("use", "Use"), ("meaning", "Meaning"), ("limits", "Limits"), ("check", "How to check"))
 MEANINGS = {
     "holds": "speak of the same kind of cell, on the same side of chance, at every site that could say.",
     "differs": "speak clearly at one site at least, and not, or the other way round, at another.",
@@ -157,14 +158,20 @@ def class_table(report: Json) -> str:
 def masthead(report: Json) -> str:
     """Title, kind of study and where to find what."""
     study = mapping(report.get("study"))
-    kind = {"train": "dictionary trained together", "validate": "frozen dictionary, metrics only"}
+    kind = {
+        "train": "dictionary trained together",
+        "validate": "frozen dictionary, metrics only",
+        "compare": "frozen dictionary, statistics of data sets",
+    }
+    sections = COMPARED if study.get("kind") == "compare" else SECTIONS
     said = [
         kind.get(str(study.get("kind")), ""),
-        f"{len(entries([*mapping(report.get('sites')).values()]))} sites",
+        f"{len(entries([*mapping(report.get('sites')).values()]))} "
+        + ("data sets" if study.get("kind") == "compare" else "sites"),
         f"{whole(number(study.get('rounds')))} rounds" if number(study.get("rounds")) else "",
     ]
     about = words("span", " · ".join(item for item in said if item))
-    nav = " · ".join(words("a", name, href=f"#{key}") for key, name in SECTIONS)
+    nav = " · ".join(words("a", name, href=f"#{key}") for key, name in sections)
     title = words("b", report.get("title") or "Cross-site concept report")
     return tag(
         "header",

@@ -1,4 +1,4 @@
-"""`cytosae concepts`: look at the concepts of a report."""
+"""`cytosae concepts`: concepts of a report, of local cells, and of data-set statistics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from typing import Any
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the commands."""
+    from . import compare_cli, extract_cli
+
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (extract_cli, compare_cli):
+        module.register(commands)
     show = commands.add_parser("list", help="concepts of a report by verdict")
     show.add_argument("report", type=Path, metavar="REPORT.json")
     show.add_argument("--verdict", choices=("holds", "differs", "no class meaning", "too few patients"))
