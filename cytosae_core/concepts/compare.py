@@ -34,6 +34,18 @@ def compare(found: Sequence[DataSet], *, seed: int = 0, resamples: int = RESAMPL
     Raises:
         DataError: fewer than two data sets, two of one name, or of dictionaries of different size.
     """
+    _comparable(found)
+    rng = np.random.default_rng(seed)
+    n = len(found[0].frequency)
+    draws = [np.bincount(rng.integers(n, size=n), minlength=n).astype(np.float64) for _ in range(resamples)]
+    pairs = [
+        {"a": a.name, "b": b.name, **_pair(pair_statistics(a, b), draws)} for a, b in combinations(found, 2)
+    ]
+    return {"datasets": {item.name: item.row() for item in found}, "pairs": pairs}
+
+
+def _comparable(found: Sequence[DataSet]) -> None:
+    """DataError unless the statistics are of one dictionary under one encoder, as far as the folders say."""
     names = [item.name for item in found]
     if len(found) < 2 or len(set(names)) != len(names):
         raise DataError(f"Expected at least two data sets of different names, got {names}.")
@@ -42,13 +54,12 @@ def compare(found: Sequence[DataSet], *, seed: int = 0, resamples: int = RESAMPL
             f"Expected data sets of one dictionary, got {[len(item.frequency) for item in found]} concepts.",
             hint="Statistics of different dictionaries cannot be compared concept by concept.",
         )
-    rng = np.random.default_rng(seed)
-    n = len(found[0].frequency)
-    draws = [np.bincount(rng.integers(n, size=n), minlength=n).astype(np.float64) for _ in range(resamples)]
-    pairs = [
-        {"a": a.name, "b": b.name, **_pair(pair_statistics(a, b), draws)} for a, b in combinations(found, 2)
-    ]
-    return {"datasets": {item.name: item.row() for item in found}, "pairs": pairs}
+    for what in ("dictionary", "encoder"):
+        if len({getattr(item, what) for item in found if getattr(item, what)}) > 1:
+            raise DataError(
+                f"Expected data sets of one {what}; the folders name different ones.",
+                hint="Extract all of them with the same dictionary and encoder options.",
+            )
 
 
 def _pair(statistics: Mapping[str, Statistic | None], draws: Sequence[Floats]) -> Json:

@@ -8,7 +8,7 @@ Only the first two are needed. `classnames.txt`, or `../classnames/NAME_classnam
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class DataSet:
         entropy: [n] label entropy of the top ten in nats (NaN: unknown), or None when there is no such file.
         top_values, top_labels: [n, 10] or None; labels index `classes`.
         classes: names of the labels, empty when unknown.
+        dictionary, encoder: SHA-256 of the dictionary and digest of the encoder; empty in the published layout.
     """
 
     name: str
@@ -48,7 +49,9 @@ class DataSet:
     entropy: Floats | None = None
     top_values: Floats | None = None
     top_labels: NDArray[np.int64] | None = None
-    classes: tuple[str, ...] = field(default=())
+    classes: tuple[str, ...] = ()
+    dictionary: str = ""
+    encoder: str = ""
 
     @property
     def core(self) -> NDArray[np.bool_]:
@@ -115,6 +118,8 @@ def _extracted(folder: Path) -> DataSet:
         mean=mean,
         entropy=_derived_entropy(folder, len(count)),
         classes=found.facts.classes,
+        dictionary=found.facts.dictionary,
+        encoder=found.facts.encoder,
     )
 
 

@@ -28,7 +28,7 @@ from .scores import ReadImages
 
 Array = NDArray[Any]
 RULES = ("all", "patches", "cell")
-CHUNK = 4  # images per product
+CHUNK = 8  # images per product
 SAVE_EVERY = 60.0  # seconds between two saved states
 TAU = 0.2  # CytoSAE's threshold (compute_patient_wise_sae_activation.py)
 CALIBRATED_SHARE = 0.01  # share of calibration tokens that may exceed a concept's threshold

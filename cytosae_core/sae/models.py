@@ -58,16 +58,23 @@ class PursuitModel:
         return codes @ self._dictionary
 
 
+def random_start(d: int, n: int, seed: int) -> dict[str, Tensor]:
+    """Random unit rows as decoder, their transpose as encoder, biases 0."""
+    rows = random_dictionary(n, d, seed)
+    return {
+        "W_enc": rows.T.contiguous().clone(), "b_enc": torch.zeros(n), "W_dec": rows, "b_dec": torch.zeros(d)
+    }  # fmt: skip
+
+
 class _LinearSAE(nn.Module):
     """W_enc [d, n], b_enc [n], W_dec [n, d], b_dec [d] (names and layout of the published CytoSAE)."""
 
-    def __init__(self, d: int, n: int, seed: int) -> None:
+    def __init__(self, start: dict[str, Tensor]) -> None:
         super().__init__()
-        rows = random_dictionary(n, d, seed)
-        self.W_enc = nn.Parameter(rows.T.contiguous().clone())
-        self.b_enc = nn.Parameter(torch.zeros(n))
-        self.W_dec = nn.Parameter(rows.clone())
-        self.b_dec = nn.Parameter(torch.zeros(d))
+        self.W_enc = nn.Parameter(start["W_enc"])
+        self.b_enc = nn.Parameter(start["b_enc"])
+        self.W_dec = nn.Parameter(start["W_dec"])
+        self.b_dec = nn.Parameter(start["b_dec"])
 
     @property
     def dictionary(self) -> Tensor:
@@ -91,8 +98,10 @@ class ReluModel(_LinearSAE):
 
     kind = "relu"
 
-    def __init__(self, d: int, n: int, seed: int = 0, *, l1: float = 8e-5) -> None:
-        super().__init__(d, n, seed)
+    def __init__(
+        self, d: int, n: int, seed: int = 0, *, l1: float = 8e-5, start: dict[str, Tensor] | None = None
+    ) -> None:
+        super().__init__(start or random_start(d, n, seed))
         self.l1 = l1
 
     def codes(self, tokens: Tensor) -> Tensor:
@@ -110,8 +119,17 @@ class TopKModel(_LinearSAE):
 
     kind = "topk"
 
-    def __init__(self, d: int, n: int, seed: int = 0, *, k: int = 16, dead_after: int = 100) -> None:
-        super().__init__(d, n, seed)
+    def __init__(
+        self,
+        d: int,
+        n: int,
+        seed: int = 0,
+        *,
+        k: int = 16,
+        dead_after: int = 100,
+        start: dict[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(start or random_start(d, n, seed))
         self.k, self.dead_after = k, dead_after
         self.idle = torch.zeros(n, dtype=torch.int64)  # steps since a latent last fired
 
@@ -162,12 +180,11 @@ def model_from_tensors(kind: str, tensors: dict[str, Tensor], k: int) -> Model:
     if set(tensors) != names or tensors["W_dec"].ndim != 2:
         raise StudyError(f"Expected tensors {sorted(names)} for model={kind}.")
     n, d = tensors["W_dec"].shape
-    model: ReluModel | TopKModel
-    model = ReluModel(d, n) if kind == "relu" else TopKModel(d, n, k=k)
-    try:
-        model.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        raise StudyError(f"Expected tensors that fit each other for model={kind}.") from error
+    wanted = {"W_enc": (d, n), "b_enc": (n,), "W_dec": (n, d), "b_dec": (d,)}
+    if any(tuple(tensors[name].shape) != shape for name, shape in wanted.items()):
+        raise StudyError(f"Expected tensors that fit each other for model={kind}.")
+    # The tensors themselves become the parameters: 49,152 concepts are not held twice.
+    model = ReluModel(d, n, start=tensors) if kind == "relu" else TopKModel(d, n, k=k, start=tensors)
     return model.requires_grad_(False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -30,6 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Exit codes: 0 good, 1 an error with its message, 2 usage, 130 stopped by Ctrl-C."""
+    # Before torch starts its threads: spinning between products costs as much as the products themselves.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = build_parser().parse_args(arguments)
     from cytosae_core.errors import CytosaeError
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cytosae_core.errors import StudyError
 
 from .encoder_options import add_encoder_options, encoder_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from cytosae_core.cohort import CellImage, Cohort
     from cytosae_core.concepts.coder import Coder
     from cytosae_core.encoder import TokenStore
@@ -38,7 +38,7 @@ class Source:
 
     def read(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Tokens [b, 257, d] float32 and cell masks [b, 257] of stored images."""
-        return self.store.tokens(start, stop).astype(np.float32), self.store.mask()[start:stop]
+        return self.store.tokens(start, stop).astype("float32"), self.store.mask()[start:stop]
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

@@ -28,6 +28,10 @@ def register(commands: Any) -> None:
         "--calibrate", type=float, default=0.0, metavar="SHARE", help="share of patients that set thresholds"
     )
     group.add_argument("--thresholds", type=Path, help="take thresholds from another extraction's folder")
+    group.add_argument(
+        "--split-by-class", action="store_true",
+        help="barcodes per patient and class, for patients whose cells have several classes",
+    )  # fmt: skip
     group.add_argument("--pairs", default="", help="concepts whose co-firing is counted: 3:17,5:9")
     group.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
@@ -43,7 +47,11 @@ def _extract(options: argparse.Namespace) -> int:
         source = open_source(options, display)
         settings = _settings(options, source.coder.sha256)
         found = extract(
-            cells_of(source), source.coder, settings, folder=options.out, progress=display.bar("code cells")
+            cells_of(source, split=options.split_by_class),
+            source.coder,
+            settings,
+            folder=options.out,
+            progress=display.bar("code cells"),
         )
     found.save(options.out)
     told = _write_derived(found, source, options.out)
@@ -54,16 +62,16 @@ def _extract(options: argparse.Namespace) -> int:
     return 0
 
 
-def cells_of(source: Source) -> Cells:
-    """The source's stored images as the pass wants them."""
+def cells_of(source: Source, *, split: bool = False) -> Cells:
+    """The source's stored images as the pass wants them; `split`: a unit per patient and class."""
     from cytosae_core.concepts.extract import Cells
 
     images = source.images
     return Cells(
         read=source.read,
         labels=[image.label for image in images],
-        units=[image.unit for image in images],
-        unit=source.cohort.unit,
+        units=[f"{image.unit} · {image.label}" if split else image.unit for image in images],
+        unit=f"{source.cohort.unit} and class" if split else source.cohort.unit,
         encoder=source.store.encoder_digest,
     )
 
@@ -75,6 +83,11 @@ def _settings(options: argparse.Namespace, dictionary: str) -> Settings:
     from cytosae_core.concepts.extracted import load_extracted
     from cytosae_core.errors import DataError
 
+    if options.split_by_class and options.calibrate:
+        raise DataError(
+            "Expected --calibrate without --split-by-class: a patient would be on both sides.",
+            hint="Calibrate in a run of its own and give its folder with --thresholds.",
+        )
     threshold, origin = None, ""
     if options.thresholds:
         other = load_extracted(options.thresholds)

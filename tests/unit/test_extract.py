@@ -10,6 +10,7 @@ import torch
 
 from cytosae_core.concepts import extract as module
 from cytosae_core.concepts.accumulate import bin_of
+from cytosae_core.concepts.active import ActiveCoder
 from cytosae_core.concepts.coder import Coder
 from cytosae_core.concepts.extract import Cells, Settings, extract, thresholds
 from cytosae_core.concepts.extracted import ARRAYS, EDGES, STRATA, load_extracted
@@ -59,10 +60,42 @@ def dense(coder: Coder, tokens: np.ndarray) -> np.ndarray:
     return coder.codes(torch.from_numpy(tokens)).numpy().astype(np.float64)
 
 
-@pytest.mark.parametrize("kind", CODERS)
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_screen_loses_nothing_that_fires(wide) -> None:
+    """Tokens and biases made so that thousands of products lie within rounding of the threshold."""
+    generator = torch.Generator().manual_seed(7)
+    n, d = 700, 64
+    model = ReluModel(d, n)
+    tokens = torch.randn(3, 50, d, generator=generator) * (100.0 if wide else 1.0)
+    with torch.no_grad():
+        model.W_enc.copy_(torch.randn(d, n, generator=generator) * torch.logspace(-3, 3, n))
+        exact = tokens.reshape(-1, d).double() @ model.W_enc.double()
+        nudge = torch.linspace(-3e-3, 3e-3, n).double()  # rounding to bfloat16 moves products by up to 4e-3
+        model.b_enc.copy_((-exact.amax(dim=0) * (1 + nudge)).float())
+        model.b_dec.zero_()
+    coder = Coder(model.requires_grad_(False), TokenScale(np.zeros(d, np.float32), 1.0), "edge")
+    images = [part.numpy() for part in tokens]
+    fired = {}
+    for screen in (False, True):
+        fired[screen] = np.zeros((3, n))
+        for part in ActiveCoder(coder, screen=screen).active_codes(images):
+            fired[screen][part.image, part.concepts] = part.codes.max(axis=1)
+    assert 200 < (fired[False] > 0).sum() < 2000  # the edge is in the data
+    scale = np.abs(exact.numpy()).max(axis=0)
+    differ = (fired[True] > 0) != (fired[False] > 0)
+    assert (
+        np.maximum(fired[True], fired[False])[differ] <= 1e-6 * np.broadcast_to(scale, differ.shape)[differ]
+    ).all()
+    np.testing.assert_allclose(fired[True], fired[False], atol=1e-5 * scale.max())
+
+
+@pytest.mark.parametrize(
+    ("kind", "screen"), [("relu", False), ("relu", True), ("pursuit", False), ("topk", False)]
+)
 @pytest.mark.parametrize("rule", ["all", "patches", "cell"])
-def test_sums_equal_the_dense_computation(cells, kind, rule, monkeypatch) -> None:
+def test_sums_equal_the_dense_computation(cells, kind, screen, rule, monkeypatch) -> None:
     monkeypatch.setattr("cytosae_core.concepts.active.BLOCK", 7)
+    monkeypatch.setattr("cytosae_core.concepts.active.has_fast_bfloat16", lambda: screen)
     source, tokens, mask = cells
     coder = CODERS[kind]()
     found = extract(source, coder, Settings(rule=rule, tau=0.5, pairs=np.array([[1, 2], [3, 9]])))
@@ -107,7 +140,9 @@ def test_the_top_images_hold_the_top_values_and_placeholders_stay_minus_one(cell
     for concept in range(N):
         images = found.top_image[concept]
         real = images >= 0
-        np.testing.assert_allclose(z[images[real], concept], found.top_mean[concept][real], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            z[images[real], concept], found.top_mean[concept][real], rtol=1e-4, atol=1e-6
+        )
         assert len(set(images[real].tolist())) == real.sum()  # no image twice
         assert real.sum() == min(10, (z[:, concept] > 0).sum())
     assert (found.top_image == -1).any()  # the case exists in this test
@@ -156,7 +191,11 @@ def test_class_correction_undoes_imbalance() -> None:
     labels = ["a"] * 90 + ["b"] * 10
     tokens = np.abs(rng.normal(size=(100, T, D))).astype(np.float32)
     cells = Cells(
-        lambda s, e: (tokens[s:e], np.ones((e - s, T), bool)), labels, [str(i) for i in range(100)], "slide", "e"
+        lambda s, e: (tokens[s:e], np.ones((e - s, T), bool)),
+        labels,
+        [str(i) for i in range(100)],
+        "slide",
+        "e",
     )
     coder = Coder(PursuitModel(torch.eye(D), D), TokenScale(np.zeros(D, np.float32), 1.0), "x")
     values = table(extract(cells, coder, Settings()), np.array([0] * 90 + [1] * 10))
@@ -206,7 +245,11 @@ def test_a_stopped_pass_goes_on_to_the_same_bytes(cells, tmp_path, monkeypatch) 
     assert (tmp_path / "progress.safetensors").is_file()
     seen: list[int] = []
     again = extract(
-        source, relu_coder(), Settings(calibrate=0.4), folder=tmp_path, progress=lambda done, _: seen.append(done)
+        source,
+        relu_coder(),
+        Settings(calibrate=0.4),
+        folder=tmp_path,
+        progress=lambda done, _: seen.append(done),
     )
     assert seen[0] > module.CHUNK and not (tmp_path / "progress.safetensors").exists()
     for name in ARRAYS:
@@ -222,7 +265,9 @@ def test_a_saved_state_of_other_settings_is_not_taken_up(cells, tmp_path) -> Non
     with pytest.raises(KeyboardInterrupt):
         extract(source, relu_coder(), Settings(), folder=tmp_path, progress=stop)
     seen: list[int] = []
-    extract(source, relu_coder(), Settings(tau=0.3), folder=tmp_path, progress=lambda done, _: seen.append(done))
+    extract(
+        source, relu_coder(), Settings(tau=0.3), folder=tmp_path, progress=lambda done, _: seen.append(done)
+    )
     assert seen[0] == module.CHUNK
 
 
