@@ -13,6 +13,8 @@ RUNS = {
     "coordinator, 5 sites": ("benchmarks.coordinator", "--sites", "5"),
     "coordinator, 100 sites": ("benchmarks.coordinator", "--sites", "100"),
     "embedding and training": ("benchmarks.steps",),
+    "encoder": ("benchmarks.encoder",),
+    "extraction": ("benchmarks.extract",),
 }
 
 

@@ -13,6 +13,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     check = commands.add_parser("check", help="check a folder of images and its table")
     check.add_argument("data", type=Path)
+    check.add_argument("--preset", help="folder layout of a public data set: see `cytosae data presets`")
     check.add_argument("--json", action="store_true")
     check.set_defaults(run=_check)
     preview = commands.add_parser("preview", help="what would leave under a policy, before anything leaves")
@@ -26,6 +27,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     agent.add_argument(
         "--study-key", required=True, help="the study's public key, 64 hex digits, or a file with it"
     )
+    agent.add_argument("--weights", type=Path, help="the encoder's weights (not for dinov2-s-demo)")
+    agent.add_argument("--preset", help="folder layout of a public data set: see `cytosae data presets`")
     agent.add_argument("--home", type=Path, required=True, help="folder for key, state and token store")
     agent.add_argument("--socket", type=Path, required=True)
     agent.add_argument("--policy", default="masked")
@@ -51,7 +54,7 @@ def _check(options: argparse.Namespace) -> int:
     from .progress import progress
 
     with progress("checking images") as tick:
-        result = check_cohort(read_cohort(options.data), progress=tick)
+        result = check_cohort(read_cohort(options.data, preset=options.preset), progress=tick)
     if options.json:
         print(json.dumps(result.to_dict()))
     else:

@@ -54,8 +54,14 @@ def make_session(options: argparse.Namespace, relay_uid: int) -> tuple[Site, Ses
     study = study_from_dict(values)
     if options.name not in study.sites:
         raise SetupError(f"Expected --name in {study.sites}, got {options.name}.")
-    encoder = load_encoder(study.encoder.name, layer=study.encoder.layer or None, steps=study.encoder.steps)
-    cohort = read_cohort(options.data, name=options.name)
+    encoder = load_encoder(
+        study.encoder.name, options.weights, layer=study.encoder.layer or None, steps=study.encoder.steps
+    )
+    if study.encoder.digest and encoder.digest != study.encoder.digest:
+        raise SetupError(
+            "Expected the encoder that the protocol names by digest.", hint="Check --weights with IT."
+        )
+    cohort = read_cohort(options.data, name=options.name, preset=options.preset)
     with progress("embedding cells") as tick:
         store = build_store(cohort, encoder, options.home / "store", progress=tick)
     isolation = "none" if relay_uid == os.getuid() else "user"

@@ -31,7 +31,8 @@ COUNTS = ("images", "units", "train_units", "test_units")
 @dataclass(frozen=True)
 class EncoderConfig:
     """Which tokens: encoder name, block counted from 1 (0: the kind's default), preprocessing steps, digest
-    of the weights (empty: whatever the sites agree on, compared in hello)."""
+    of weights, block and steps as `cytosae encoder check` prints it (empty: whatever the sites agree on, compared
+    in hello)."""
 
     name: str = "dinov2-s-demo"
     layer: int = 6

@@ -1,7 +1,8 @@
 """Images and their table -> a checked cohort."""
 
+from .cells import CellImage, Cohort, image_digest
 from .check import CohortCheck, check_cohort
-from .cohort import CellImage, Cohort, image_digest, read_cohort
+from .cohort import read_cohort
 from .reading import open_rgb
 from .splits import split_units
 

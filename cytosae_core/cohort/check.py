@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .cohort import CellImage, Cohort, image_digest
+from .cells import CellImage, Cohort, image_digest
 from .reading import open_rgb
 
 MIN_UNITS = 11
@@ -85,17 +85,15 @@ def _decode(cohort: Cohort, found: CohortCheck, progress: Callable[[int, int], N
             pixels = open_rgb(image)
         except DataError:
             found.unreadable += 1
-            found.unreadable_files.append(image.path.name)
+            found.unreadable_files.append(image.name)
             continue
         sizes[f"{pixels.width}x{pixels.height}"] += 1
         colours.append(np.asarray(pixels.resize((16, 16))).reshape(-1, 3).mean(axis=0))
         twin = first.setdefault(image_digest(image), image)
         if twin is not image:
-            found.duplicates.append((twin.path.name, image.path.name))
+            found.duplicates.append((twin.name, image.name))
             if (twin.unit, twin.label) != (image.unit, image.label):
-                found.problems.append(
-                    f"{image.path.name} is a copy of {twin.path.name} under another unit or label."
-                )
+                found.problems.append(f"{image.name} is a copy of {twin.name} under another unit or label.")
         if progress:
             progress(done, len(cohort.images))
     found.sizes = dict(sizes.most_common(5))

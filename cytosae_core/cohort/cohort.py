@@ -1,25 +1,25 @@
 """A folder of images and its table -> a checked cohort. The only reader of images in the product.
 
-Two forms: `labels.csv` (columns `image`, `label`; optional `patient`, `slide`, `patient_or_slide`, `source_file`,
-`split`; every other column is kept as an attribute), or one folder per class. Nothing outside the folder is read:
+Three forms: `labels.csv` (columns `image`, `label`; optional `patient`, `slide`, `patient_or_slide`, `source_file`,
+`split`; every other column is kept as an attribute), one folder per class, or a
+public data set as published (`presets.py`). Nothing outside the folder is read:
 absolute paths, `..` and symbolic links are refused.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-from collections import Counter, defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from ..errors import DataError
+from .cells import SUFFIXES, CellImage, Cohort, refuse_links
+from .presets import read_preset
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 MAX_TABLE_BYTES = 256 * 1024 * 1024
 # The unit of counting, best first: (name, columns that hold it).
 UNITS = (
@@ -30,43 +30,13 @@ UNITS = (
 RESERVED = frozenset({"image", "label", "split", *(column for _, columns in UNITS for column in columns)})
 
 
-@dataclass(frozen=True)
-class CellImage:
-    """One image. `unit` is the opaque patient, slide or source-file id: it never leaves the site."""
-
-    index: int
-    path: Path
-    label: str
-    unit: str
-    split: str = ""
-    attributes: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """Images of one site. `unit` says what a unit is: `patient`, `slide` or `source_file`."""
-
-    name: str
-    unit: str
-    images: tuple[CellImage, ...]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Labels, sorted."""
-        return tuple(sorted({image.label for image in self.images}))
-
-    @property
-    def units(self) -> tuple[str, ...]:
-        """Unit ids, sorted."""
-        return tuple(sorted({image.unit for image in self.images}))
-
-    def counts(self) -> dict[str, int]:
-        """Images per label."""
-        return dict(sorted(Counter(image.label for image in self.images).items()))
-
-
 def read_cohort(
-    folder: Path, *, name: str | None = None, max_images: int | None = None, seed: int = 0
+    folder: Path,
+    *,
+    name: str | None = None,
+    max_images: int | None = None,
+    seed: int = 0,
+    preset: str | None = None,
 ) -> Cohort:
     """Read a cohort's table (images are not decoded here).
 
@@ -75,6 +45,7 @@ def read_cohort(
         name: the site's name (default: the folder's).
         max_images: keep at most this many, the same number per class as far as there are, spread over units.
         seed: of that choice.
+        preset: the folder holds a public data set as published (`presets.NAMES`); then no labels.csv is read.
 
     Raises:
         DataError: no such folder, no images, missing column, empty label, duplicate row, a file that is missing,
@@ -82,14 +53,20 @@ def read_cohort(
     """
     if folder.is_symlink() or not folder.is_dir():
         raise DataError(f"Expected a folder of images at {folder}.", hint="A real folder, not a link.")
-    table = folder / "labels.csv"
-    unit, images = _from_table(folder, table) if table.exists() else _from_folders(folder)
+    unit, images = _read(folder, preset)
     if not images:
         raise DataError(f"Expected at least one image in {folder}.", hint=f"Types: {sorted(SUFFIXES)}.")
     if max_images is not None and max_images < len(images):
         images = _subsample(images, max_images, seed)
     numbered = tuple(replace(image, index=index) for index, image in enumerate(images))
     return Cohort(name or folder.name, unit, numbered)
+
+
+def _read(folder: Path, preset: str | None) -> tuple[str, list[CellImage]]:
+    if preset is not None:
+        return read_preset(folder, preset)
+    table = folder / "labels.csv"
+    return _from_table(folder, table) if table.exists() else _from_folders(folder)
 
 
 def _from_folders(folder: Path) -> tuple[str, list[CellImage]]:
@@ -163,19 +140,11 @@ def _inside(folder: Path, relative: str, bases: tuple[Path, ...], line: int = 0)
     for base in bases:
         path = base / relative
         if path.is_file() or path.is_symlink():
-            _refuse_links(folder, path, where)
+            refuse_links(folder, path, where)
             return path
     raise DataError(
         f"Expected an image file, {relative[:80]!r} is missing{where}.", hint="Copy it, or drop the row."
     )
-
-
-def _refuse_links(folder: Path, path: Path, where: str) -> None:
-    step = path
-    while step != folder:
-        if step.is_symlink():
-            raise DataError(f"Expected no symbolic links in a cohort{where}.", hint="Copy the file instead.")
-        step = step.parent
 
 
 def _subsample(images: list[CellImage], limit: int, seed: int) -> list[CellImage]:
@@ -203,8 +172,3 @@ def _spread(images: list[CellImage], members: list[int], rng: np.random.Generato
             if not by_unit[unit]:
                 del by_unit[unit]
     return order
-
-
-def image_digest(image: CellImage) -> str:
-    """SHA-256 of the file's bytes, 64 hex digits."""
-    return hashlib.sha256(image.path.read_bytes()).hexdigest()

@@ -2,8 +2,8 @@
 
 from .build import build_store
 from .encoder import Encoder, EncoderSpec, default_layer, load_encoder
+from .facts import ENCODERS
 from .store import TokenStore, open_store, store_key
-from .weights import ENCODERS
 
 __all__ = [
     "ENCODERS",

@@ -2,19 +2,20 @@
 
 A shard's record is written after its arrays, each file atomically, so what has a record is complete. A folder that
 changes owner is emptied before the new key is written, so a record under a key was made under that key.
+
+Several builders may work on one folder: each shard has a lock of its own (`files.py`), and a builder passes over
+shards that another one is at. `Lane(i, n)` restricts a builder to every n-th shard, for job arrays and file systems
+without locks. Whoever finds every record present writes the index; the bytes are those of a single builder.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import io
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +24,30 @@ from numpy.typing import NDArray
 from ..canonical import canonical_json, parse_json
 from ..cohort import CellImage, Cohort, open_rgb
 from ..errors import DataError, MessageError, SetupError
-from ..tensors import write_atomic
+from .files import LEFTOVERS, claim, remove, turn, write_array, write_bytes
 from .preprocess import to_input
 from .store import TOKENS, URN, EncodesImages, Pixels, TokenStore, open_store, shard_files, store_key
 
 SHARD = 64  # images; 257 tokens x 384 x 2 bytes: 12.6 MB a shard at d = 384
 FLOAT16_MAX = 65504.0
-OWN_FILES = ("tokens-*.npy", "masks-*.npy", "shard-*.json", "index.json", "golden.npy")
 Progress = Callable[[int, int], None]
+Record = dict[str, list[int]]
+Decoded = tuple[Pixels, NDArray[np.bool_]] | None  # pixels and mask; none when the image cannot be read
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Which shards a builder makes: those whose number is `index` modulo `count`."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise SetupError(
+                f"Expected a shard i/N with 0 <= i < N, got {self.index}/{self.count}.",
+                hint="The first is 0/N.",
+            )
 
 
 def build_store(
@@ -39,15 +56,17 @@ def build_store(
     folder: Path,
     *,
     batch: int = 8,
+    workers: int = 1,
     progress: Progress | None = None,
     rebuild: bool = False,
 ) -> TokenStore:
     """Encode what is missing and open the store. Resumable: finished shards are kept after kill -9.
 
-    A complete store is opened without loading the transformer. Two builders of one folder take turns.
+    A complete store is opened without loading the transformer. Several builders of one folder share the work.
 
     Args:
         batch: images per forward pass.
+        workers: threads that decode images while the transformer runs; the order of images does not depend on it.
         progress: told (done, total) after every batch.
         rebuild: empty a store of another key instead of refusing.
 
@@ -55,18 +74,45 @@ def build_store(
         DataError: no image can be read.
         SetupError: another key in the folder, a damaged store, disk full or not writable, tokens beyond float16.
     """
-    if batch < 1:
-        raise SetupError(f"Expected batch >= 1, got batch={batch}.")
-    key = store_key(cohort, encoder)
+    plan = BuildPlan(batch=batch, workers=workers, progress=progress, rebuild=rebuild)
+    key = store_key(cohort, encoder)  # reads every image: once
+    _build(cohort, encoder, folder, key, plan)
+    return open_store(folder, key=key)
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """How to build: see `build_store`. With a `lane`, only that part of the shards."""
+
+    batch: int = 8
+    workers: int = 1
+    lane: Lane = field(default_factory=Lane)
+    progress: Progress | None = None
+    rebuild: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.workers < 1:
+            raise SetupError(
+                f"Expected batch >= 1 and workers >= 1, got batch={self.batch} workers={self.workers}."
+            )
+
+
+def build_shards(cohort: Cohort, encoder: EncodesImages, folder: Path, plan: BuildPlan) -> bool:
+    """Encode the missing shards of a lane; true when the whole store is complete now. Raises as `build_store`."""
+    return _build(cohort, encoder, folder, store_key(cohort, encoder), plan)
+
+
+def _build(cohort: Cohort, encoder: EncodesImages, folder: Path, key: str, plan: BuildPlan) -> bool:
     with _disk_errors():
         folder.mkdir(parents=True, exist_ok=True)
-        with _turn(folder):
-            _claim(folder, key, rebuild)
-            if not (folder / "index.json").exists():
-                _Builder(cohort, encoder, folder, key, batch, progress).run()
-            elif progress:
-                progress(len(cohort.images), len(cohort.images))
-    return open_store(folder, key=key)
+        with turn(folder):
+            claim(folder, key, plan.rebuild)
+        builder = _Builder(cohort, encoder, folder, key, plan)
+        if not (folder / "index.json").exists():
+            builder.run()
+        elif plan.progress:
+            plan.progress(builder.total, builder.total)
+        return (folder / "index.json").exists()
 
 
 @contextlib.contextmanager
@@ -85,132 +131,87 @@ def _disk_errors() -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """One builder at a time: a second one waits, then finds the store complete. The kernel ends it with us."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems have no locks: then nobody waits
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _claim(folder: Path, key: str, rebuild: bool) -> None:
-    """Make the folder this key's; what a killed builder left half-written goes."""
-    owner = folder / "key"
-    found = owner.read_text() if owner.exists() else ""
-    if found not in ("", key) and not rebuild:
-        raise SetupError(
-            "Expected a folder for this token store, found one of other images or another encoder.",
-            hint="Delete it, or use another folder.",
-        )
-    if found != key:
-        _remove(folder, OWN_FILES)
-        write_atomic(owner, key.encode())
-    _remove(folder, (".key.*.tmp", *(f".{pattern}.*.tmp" for pattern in OWN_FILES)))
-
-
-def _remove(folder: Path, patterns: tuple[str, ...]) -> None:
-    for pattern in patterns:
-        for path in folder.glob(pattern):
-            path.unlink()
-
-
 class _Builder:
     def __init__(
-        self,
-        cohort: Cohort,
-        encoder: EncodesImages,
-        folder: Path,
-        key: str,
-        batch: int,
-        progress: Progress | None,
+        self, cohort: Cohort, encoder: EncodesImages, folder: Path, key: str, plan: BuildPlan
     ) -> None:
-        self.cohort, self.encoder, self.folder, self.key = cohort, encoder, folder, key
-        self.batch, self.progress, self.done = batch, progress or (lambda done, total: None), 0
+        self.encoder, self.folder, self.key, self.plan = encoder, folder, key, plan
+        images = cohort.images
+        self.shards = [images[start : start + SHARD] for start in range(0, len(images), SHARD)]
+        self.mine = range(plan.lane.index, len(self.shards), plan.lane.count)
+        self.total = sum(len(self.shards[number]) for number in self.mine)
+        self.done = 0
+        self._decoding: dict[int, list[Future[Decoded]]] = {}
 
     def run(self) -> None:
-        if not (self.folder / "golden.npy").exists():
-            write_atomic(self.folder / "golden.npy", _npy(self.encoder.canary()))
-        stored: list[int] = []
-        failed: list[int] = []
-        shards: list[int] = []
-        images = self.cohort.images
-        with ThreadPoolExecutor(max_workers=1) as decoder:
-            for start in range(0, len(images), SHARD):
-                record = self._shard(start // SHARD, images[start : start + SHARD], decoder)
-                stored += record["stored"]
-                failed += record["failed"]
-                shards.append(len(record["stored"]))
-        if not stored:
-            raise DataError(
-                "Expected at least one readable image.", hint="cytosae site check names the files."
-            )
-        index = {
-            "urn": URN, "key": self.key, "encoder": self.encoder.digest, "d": self.encoder.d,
-            "stored": stored, "failed": failed, "shards": shards,
-        }  # fmt: skip
-        write_atomic(self.folder / "index.json", canonical_json(index))
+        """The lane's shards, first those that nobody is at, then the rest; then the index if all are there."""
+        ready: set[int] = set()
+        with ThreadPoolExecutor(max_workers=self.plan.workers) as decoder:
+            try:
+                for wait in (False, True):
+                    for number in self.mine:
+                        if number not in ready and self._make(number, decoder, wait):
+                            ready.add(number)
+            finally:
+                decoder.shutdown(cancel_futures=True)
+        self._finish()
 
-    def _shard(
-        self, number: int, images: tuple[CellImage, ...], decoder: ThreadPoolExecutor
-    ) -> dict[str, list[int]]:
-        """Images of one shard, encoded now or found finished: positions stored and failed."""
-        if record := self._finished(number, images):
-            self._advance(len(images))
-            return record
-        record = {"stored": [], "failed": []}
+    def _make(self, number: int, decoder: ThreadPoolExecutor, wait: bool) -> bool:
+        """Make one shard unless it is finished; false when another builder is at it and we do not wait."""
+        if self._record(number) is None:
+            with turn(self.folder, f"shard-{number:05d}", wait=wait) as free:
+                if not free:
+                    return False
+                if self._record(number) is None:  # another builder may have finished it meanwhile
+                    self._encode_shard(number, decoder)
+                    return True
+        self._advance(len(self.shards[number]))
+        return True
+
+    def _encode_shard(self, number: int, decoder: ThreadPoolExecutor) -> None:
+        remove(self.folder, (f".*-{number:05d}.*.tmp",))  # what a killed builder left half-written
+        record: Record = {"stored": [], "failed": []}
         tokens = [np.zeros((0, TOKENS, self.encoder.d), np.float16)]
         masks = [np.zeros((0, TOKENS), bool)]
-        for group, pixels in self._decoded(images, decoder):
-            good = [values for values in pixels if values is not None]
-            for image, values in zip(group, pixels, strict=True):
-                record["failed" if values is None else "stored"].append(image.index)
+        for group, decoded in self._groups(number, decoder):
+            good = [item for item in decoded if item is not None]
+            for image, item in zip(group, decoded, strict=True):
+                record["failed" if item is None else "stored"].append(image.index)
             if good:
-                tokens.append(self._encode(good))
-                masks.append(np.stack([self.encoder.mask_of(values) for values in good]))
+                tokens.append(self._encode([pixels for pixels, _ in good]))
+                masks.append(np.stack([mask for _, mask in good]))
             self._advance(len(group))
         tokens_file, masks_file = shard_files(self.folder, number)
-        write_atomic(tokens_file, _npy(np.concatenate(tokens)))
-        write_atomic(masks_file, _npy(np.concatenate(masks)))
-        write_atomic(self._record_file(number), canonical_json(record))
-        return record
+        write_array(tokens_file, np.concatenate(tokens))
+        write_array(masks_file, np.concatenate(masks))
+        write_bytes(self._record_file(number), canonical_json(record))
 
-    def _record_file(self, number: int) -> Path:
-        return self.folder / f"shard-{number:05d}.json"
+    def _groups(
+        self, number: int, decoder: ThreadPoolExecutor
+    ) -> Iterator[tuple[tuple[CellImage, ...], list[Decoded]]]:
+        """Batches of a shard's images with their pixels; this shard and the lane's next decode meanwhile."""
+        waiting = self._submit(number, decoder)
+        del self._decoding[number]
+        following = number + self.plan.lane.count
+        if following < len(self.shards) and self._record(following) is None:
+            self._submit(following, decoder)
+        images, batch = self.shards[number], self.plan.batch
+        for start in range(0, len(images), batch):
+            yield images[start : start + batch], [item.result() for item in waiting[start : start + batch]]
 
-    def _finished(self, number: int, images: tuple[CellImage, ...]) -> dict[str, list[int]] | None:
-        """The record of a finished shard of these images; none when missing, unreadable or without its arrays."""
+    def _submit(self, number: int, decoder: ThreadPoolExecutor) -> list[Future[Decoded]]:
+        if number not in self._decoding:
+            for item in (item for items in self._decoding.values() for item in items):
+                item.cancel()  # a shard that another builder made
+            self._decoding = {number: [decoder.submit(self._decode, image) for image in self.shards[number]]}
+        return self._decoding[number]
+
+    def _decode(self, image: CellImage) -> Decoded:
         try:
-            found = parse_json(self._record_file(number).read_bytes())
-            record = {name: [int(item) for item in found[name]] for name in ("stored", "failed")}
-        except (FileNotFoundError, MessageError, KeyError, ValueError, TypeError):
-            return None
-        whole = sorted(record["stored"] + record["failed"]) == [image.index for image in images]
-        return record if whole and all(path.is_file() for path in shard_files(self.folder, number)) else None
-
-    def _decoded(
-        self, images: tuple[CellImage, ...], decoder: ThreadPoolExecutor
-    ) -> Iterator[tuple[tuple[CellImage, ...], list[Pixels | None]]]:
-        """Batches of images and their pixels; the next is decoded while this one is in the transformer."""
-        groups = [images[start : start + self.batch] for start in range(0, len(images), self.batch)]
-        waiting = decoder.submit(self._decode, groups[0])
-        for position, group in enumerate(groups):
-            pixels = waiting.result()
-            if position + 1 < len(groups):
-                waiting = decoder.submit(self._decode, groups[position + 1])
-            yield group, pixels
-
-    def _decode(self, group: tuple[CellImage, ...]) -> list[Pixels | None]:
-        pixels: list[Pixels | None] = []
-        for image in group:
-            try:
-                pixels.append(self.encoder.pixels(open_rgb(image)))
-            except DataError:
-                pixels.append(None)  # counted as failed; `cytosae site check` names the file
-        return pixels
+            pixels = self.encoder.pixels(open_rgb(image))
+        except DataError:
+            return None  # counted as failed; `cytosae site check` names the file
+        return pixels, self.encoder.mask_of(pixels)
 
     def _encode(self, pixels: list[Pixels]) -> NDArray[np.float16]:
         tokens = self.encoder.encode(torch.stack([to_input(values) for values in pixels])).numpy()
@@ -220,12 +221,43 @@ class _Builder:
             )
         return tokens.astype(np.float16)
 
+    def _record_file(self, number: int) -> Path:
+        return self.folder / f"shard-{number:05d}.json"
+
+    def _record(self, number: int) -> Record | None:
+        """The record of a finished shard of these images; none when missing, unreadable or without its arrays."""
+        try:
+            found = parse_json(self._record_file(number).read_bytes())
+            record = {name: [int(item) for item in found[name]] for name in ("stored", "failed")}
+        except (FileNotFoundError, MessageError, KeyError, ValueError, TypeError):
+            return None
+        expected = [image.index for image in self.shards[number]]
+        whole = sorted(record["stored"] + record["failed"]) == expected
+        return record if whole and all(path.is_file() for path in shard_files(self.folder, number)) else None
+
+    def _finish(self) -> None:
+        """Write the index if every shard of every lane is there."""
+        records = [self._record(number) for number in range(len(self.shards))]
+        found = [record for record in records if record is not None]
+        if len(found) < len(records):
+            return
+        stored = [index for record in found for index in record["stored"]]
+        if not stored:
+            raise DataError(
+                "Expected at least one readable image.", hint="cytosae site check names the files."
+            )
+        index = {
+            "urn": URN, "key": self.key, "encoder": self.encoder.digest, "d": self.encoder.d, "stored": stored,
+            "failed": [index for record in found for index in record["failed"]],
+            "shards": [len(record["stored"]) for record in found],
+        }  # fmt: skip
+        with turn(self.folder):
+            remove(self.folder, LEFTOVERS)
+            if not (self.folder / "golden.npy").exists():
+                write_array(self.folder / "golden.npy", self.encoder.canary())
+            write_bytes(self.folder / "index.json", canonical_json(index))
+
     def _advance(self, images: int) -> None:
         self.done += images
-        self.progress(self.done, len(self.cohort.images))
-
-
-def _npy(values: NDArray[Any]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, values, allow_pickle=False)
-    return stream.getvalue()
+        if self.plan.progress:
+            self.plan.progress(self.done, self.total)

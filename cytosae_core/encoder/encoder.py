@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ from torch import Tensor, nn
 from ..canonical import digest_of
 from ..errors import SetupError
 from . import preprocess
-from .weights import ENCODERS, check_variant, load_state, weights_digest, weights_file
+from .facts import IMAGENET_MEAN, IMAGENET_STD, EncoderFacts, empty_model, facts_of
+from .precision import arithmetic, check_precision
+from .weights import load_state, weights_digest, weights_file
+
+LOG = logging.getLogger("cytosae.encoder")
 
 
 @dataclass(frozen=True)
@@ -41,27 +46,31 @@ def load_encoder(
     *,
     layer: int | None = None,
     steps: tuple[str, ...] = (),
+    precision: str = "fp32",
+    compile: bool = False,
 ) -> Encoder:
     """An encoder by name; its weights are read on first use, its digest at once.
 
     Args:
-        name: one of `ENCODERS`.
+        name: one of `ENCODERS`, or `timm/<model name>` (see `facts`).
         weights: official DinoBloom `.pth` or own `.safetensors`; not needed for dinov2-s-demo.
         device: `auto` (cuda when there is one) or a torch device.
         layer: block after which tokens are taken, counted from 1; CytoSAE's (the last but one) when none.
         steps: preprocessing steps, each at most once, of `preprocess.STEPS`.
+        precision: one of `precision.PRECISIONS`; anything but fp32 changes the digest.
+        compile: fuse the blocks with torch.compile; without a compiler it says so and runs as usual.
 
     Raises:
-        SetupError: unknown name, step, layer or device; weights that are missing or not the pinned ones.
+        SetupError: unknown name, step, layer, precision or device; weights missing or not the pinned ones.
     """
     path = weights_file(name, weights)
-    depth = ENCODERS[name].depth
+    depth = facts_of(name).depth
     layer = default_layer(depth, "validate") if layer is None else layer
     if not 1 <= layer <= depth:
         raise SetupError(f"Expected 1 <= layer <= {depth}, got layer={layer}.")
     if len(set(steps)) != len(steps) or not set(steps) <= set(preprocess.STEPS):
         raise SetupError(f"Expected steps of {preprocess.STEPS}, each at most once, got {list(steps)}.")
-    return Encoder(name, path, layer, steps, _device(device))
+    return Encoder(name, path, layer, steps, _device(device), check_precision(precision), compile)
 
 
 def _device(device: str) -> torch.device:
@@ -78,26 +87,34 @@ def _device(device: str) -> torch.device:
 
 
 class Encoder:
-    """See `load_encoder`. Attributes: name, d, depth, layer, steps, digest (64 hex digits)."""
+    """See `load_encoder`.
+
+    Attributes: name, d, depth, layer, steps, precision, digest (64 hex digits), fp32_digest (the same encoder's
+    in fp32: what stored reference values belong to).
+    """
 
     def __init__(
-        self, name: str, path: Path, layer: int, steps: tuple[str, ...], device: torch.device
+        self,
+        name: str,
+        path: Path,
+        layer: int,
+        steps: tuple[str, ...],
+        device: torch.device,
+        precision: str = "fp32",
+        compile: bool = False,
     ) -> None:
-        facts = ENCODERS[name]
-        self.name, self.d, self.depth, self.layer, self.steps = (
-            name,
-            facts.d,
-            facts.depth,
-            layer,
-            tuple(steps),
-        )
-        self._path, self._device = path, device
+        self._facts: EncoderFacts = facts_of(name)
+        self.name, self.layer, self.steps, self.precision = name, layer, tuple(steps), precision
+        self.d, self.depth = self._facts.d, self._facts.depth
+        self._path, self._device, self._compile = path, device, compile
         self._weights_sha256 = weights_digest(name, path)
-        self.digest = digest_of(self._description())
+        self.digest = digest_of(self._description(precision))
+        self.fp32_digest = digest_of(self._description("fp32"))
         self._model: nn.Module | None = None
 
-    def _description(self) -> dict[str, Any]:
-        return {
+    def _description(self, precision: str) -> dict[str, Any]:
+        """What decides the tokens, as the digest covers it."""
+        values: dict[str, Any] = {
             "urn": "urn:cytosae:encoder:v1",
             "name": self.name,
             "weights_sha256": self._weights_sha256,
@@ -107,6 +124,11 @@ class Encoder:
             "reference_mean": preprocess.REFERENCE_MEAN.tolist() if "reinhard" in self.steps else [],
             "reference_std": preprocess.REFERENCE_STD.tolist() if "reinhard" in self.steps else [],
         }
+        if precision != "fp32":
+            values["precision"] = precision
+        if self._own_colours():
+            values["colours"] = [list(self._facts.mean), list(self._facts.std)]
+        return values
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """The image as the encoder sees it, [224, 224, 3], colours matched if asked."""
@@ -136,9 +158,19 @@ class Encoder:
         """
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, preprocess.SIZE, preprocess.SIZE):
             raise SetupError(f"Expected images [B, 3, 224, 224], got {list(images.shape)}.")
+        images = self._recoloured(images)
+        try:
+            return self._forward(images)
+        except Exception as error:  # a compiler fails in its own many ways, and only on first use
+            if not self._compile or isinstance(error, SetupError):
+                raise
+            LOG.warning("torch.compile is not usable here (%s): going on without it.", type(error).__name__)
+            self._compile, self._model = False, None
+            return self._forward(images)
+
+    def _forward(self, images: Tensor) -> Tensor:
         model: Any = self._loaded()
-        # TF32 would round the patch embedding to 10 bits on some cards: a difference between sites.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with arithmetic(self.precision, self._device):
             patches, prefix = model.forward_intermediates(
                 images.to(self._device),
                 indices=[self.layer - 1],
@@ -148,34 +180,36 @@ class Encoder:
                 return_prefix_tokens=True,
                 intermediates_only=True,
             )[0]
-        tokens: Tensor = torch.cat([prefix, patches], dim=1)
+            tokens: Tensor = torch.cat([prefix, patches], dim=1)
         return tokens.float().cpu()
 
-    def canary(self) -> NDArray[np.float32]:
-        """Mean token of each of the 8 golden cells, [8, d]: what sites compare before round 1."""
-        from ..phantom import golden_images
+    def _own_colours(self) -> bool:
+        return (self._facts.mean, self._facts.std) != (IMAGENET_MEAN, IMAGENET_STD)
 
-        batch = torch.stack([self.preprocess(image) for image in golden_images()])
+    def _recoloured(self, images: Tensor) -> Tensor:
+        """From ImageNet's mean and standard deviation to those this model was trained with."""
+        if not self._own_colours():
+            return images
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self._facts.mean, self._facts.std))
+        return (images * preprocess.STD + preprocess.MEAN - mean) / std
+
+    def canary(self) -> NDArray[np.float32]:
+        """Mean token of the upper left part of each of the 8 golden cells, [8, d]: what sites compare before round 1.
+
+        The parts have another size and shape than the encoder's input, so that a wrong resize shows.
+        """
+        from ..phantom import golden_parts
+
+        batch = torch.stack([self.preprocess(image) for image in golden_parts()])
         return np.asarray(self.encode(batch).mean(dim=1).numpy(), dtype=np.float32)
 
     def _loaded(self) -> nn.Module:
         if self._model is None:
-            import timm
-
             state = load_state(self.name, self._path, self._weights_sha256)
-            check_variant(self.name, state)
-            with torch.device(
-                "meta"
-            ):  # no memory and no random numbers for weights that are replaced at once
-                model: nn.Module = timm.create_model(
-                    ENCODERS[self.name].timm_name, pretrained=False, img_size=preprocess.SIZE, num_classes=0
-                )
-            try:
-                model.load_state_dict(state, strict=True, assign=True)
-            except RuntimeError as error:
-                raise SetupError(
-                    f"Expected the weights of encoder={self.name}, the file holds another model.",
-                    hint="Check the variant (S, B, L, G).",
-                ) from error
+            model = empty_model(self._facts)
+            model.load_state_dict(state, strict=True, assign=True)
             self._model = model.float().eval().requires_grad_(False).to(self._device)
+            if self._compile:
+                for block in model.blocks[: self.layer]:  # type: ignore[index]
+                    block.compile()  # equal blocks share one compilation
         return self._model

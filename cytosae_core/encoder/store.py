@@ -23,7 +23,7 @@ from ..canonical import digest_of, parse_json
 from ..cohort import CellImage, Cohort, image_digest
 from ..errors import MessageError, SetupError
 
-URN = "urn:cytosae:tokens:v1"
+URN = "urn:cytosae:tokens:v2"
 TOKENS = 257  # CLS and 16 x 16 patches
 Pixels = NDArray[np.uint8]
 

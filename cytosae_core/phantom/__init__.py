@@ -1,7 +1,7 @@
 """Synthetic stained cells with known concepts and known site shifts: the demo's data, and ground truth for tests."""
 
 from .cell import CLASSES, PLANTED
-from .golden import golden_images
+from .golden import golden_images, golden_parts
 from .sites import DEMO_SITES, PUBLIC_SITE, PhantomSite, generate_site, phantom
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "PhantomSite",
     "generate_site",
     "golden_images",
+    "golden_parts",
     "phantom",
 ]

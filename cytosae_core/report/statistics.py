@@ -102,8 +102,8 @@ def _answer(report: Json) -> str:
         return "Not estimable: no concept is in the core of any data set."
     lead = "Largely yes" if min(frequency) > STRONG_AGREEMENT else "Only in part"
     text = (
-        f"{lead}, as far as their use goes: core concepts are common and rare in the same order on all {len(report['sites'])} data sets "
-        f"(rank correlation {_span(frequency)}). "
+        f"{lead}, as far as their use goes: core concepts are common and rare in the same order on "
+        f"all {len(report['sites'])} data sets (rank correlation {_span(frequency)}). "
     )
     if entropy:
         text += f"How class-specific a concept is carries over much less ({_span(entropy)}). "

@@ -16,7 +16,8 @@ GROUPS = {
     "sae": ("cytosae_local.sae_cli", "make and inspect dictionaries"),
     "concepts": ("cytosae_local.concepts_cli", "look at the concepts of a report"),
     "audit": ("cytosae_local.audit_cli", "auditor: check signatures and numbers"),
-    "encoder": ("cytosae_local.encoder_cli", "list and check encoders"),
+    "encoder": ("cytosae_local.encoder_cli", "list, fetch, convert and check encoders; embed images"),
+    "data": ("cytosae_local.data_cli", "public data sets in their published folders"),
 }
 
 

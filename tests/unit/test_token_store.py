@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from cytosae_core.cohort import read_cohort
-from cytosae_core.encoder import build, build_store, open_store, store_key
+from cytosae_core.encoder import build, build_store, files, open_store, store_key
+from cytosae_core.encoder.build import BuildPlan, Lane, build_shards
 from cytosae_core.errors import DataError, SetupError
 
 
@@ -243,7 +244,7 @@ def test_full_disk_is_a_setup_error(data: Path, tmp_path: Path, monkeypatch: pyt
             raise OSError(28, "No space left on device")
         path.write_bytes(data)
 
-    monkeypatch.setattr(build, "write_atomic", full)
+    monkeypatch.setattr(files, "write_atomic", full)
     with pytest.raises(SetupError, match="disk space"):
         build_store(read_cohort(data), Tiny(), tmp_path / "s")
     monkeypatch.undo()
@@ -258,3 +259,113 @@ def test_a_place_that_is_no_folder_is_a_setup_error(data: Path, tmp_path: Path) 
     for place in (tmp_path / "file", tmp_path / "file" / "under"):
         with pytest.raises(SetupError, match="written"):
             build_store(read_cohort(data), Tiny(), place)
+
+
+LANE = """
+import sys; from pathlib import Path; from cytosae_core.cohort import read_cohort
+from cytosae_core.encoder import build; from tests.unit.test_token_store import Tiny
+build.SHARD = 2; data, folder, lane, lanes = sys.argv[1:]
+encoder = Tiny(pause_s=0.1)
+plan = build.BuildPlan(batch=2, workers=2, lane=build.Lane(int(lane), int(lanes)))
+print(build.build_shards(read_cohort(Path(data)), encoder, Path(folder), plan), encoder.encoded)
+"""
+
+
+def lane_process(data: Path, folder: Path, lane: int, lanes: int) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", LANE, str(data), str(folder), str(lane), str(lanes)]
+    root = Path(__file__).resolve().parents[2]
+    return subprocess.Popen(arguments, cwd=root, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_builders_share_one_store_and_its_bytes_are_those_of_one(
+    data: Path, tmp_path: Path, split: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three processes at once: as lanes of a job array, or all told to build everything."""
+    (data / "a" / "3.png").write_bytes(b"rubbish")
+    processes = [
+        lane_process(data, tmp_path / "s", index if split else 0, 3 if split else 1) for index in range(3)
+    ]
+    answers = [process.communicate(timeout=120)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert "True" in {answer[0] for answer in answers} and sum(int(answer[1]) for answer in answers) == 9
+    monkeypatch.setattr(build, "SHARD", 2)
+    build_store(read_cohort(data), Tiny(), tmp_path / "plain", batch=2)
+    assert contents(tmp_path / "s") == contents(tmp_path / "plain")
+
+
+def test_a_lane_makes_its_own_shards_and_the_last_one_the_index(data: Path, tmp_path: Path) -> None:
+    cohort, seen = read_cohort(data), list[tuple[int, int]]()
+    encoder = Tiny()
+    plan = BuildPlan(lane=Lane(1, 2), progress=lambda done, total: seen.append((done, total)))
+    assert build_shards(cohort, encoder, tmp_path / "s", plan) is False
+    assert encoder.encoded == 4 and seen[-1] == (4, 4)  # shard 1 of 4 + 4 + 2 images
+    assert not (tmp_path / "s" / "index.json").exists()
+    with pytest.raises(SetupError, match="complete"):
+        open_store(tmp_path / "s")
+    assert build_shards(cohort, encoder, tmp_path / "s", BuildPlan(lane=Lane(0, 2))) is True
+    assert encoder.encoded == 10 and open_store(tmp_path / "s").n_images == 10
+
+
+def test_a_starting_builder_leaves_the_files_of_a_running_one_alone(data: Path, tmp_path: Path) -> None:
+    cohort = read_cohort(data)
+    build_shards(cohort, Tiny(), tmp_path / "s", BuildPlan(lane=Lane(0, 3)))
+    running = tmp_path / "s" / ".tokens-00001.npy.77.tmp"
+    running.write_bytes(b"being written on another machine")
+    build_shards(cohort, Tiny(), tmp_path / "s", BuildPlan(lane=Lane(2, 3)))
+    assert running.exists()
+    build_shards(cohort, Tiny(), tmp_path / "s", BuildPlan(lane=Lane(1, 3)))
+    assert not running.exists()
+
+
+def test_the_number_of_decoders_changes_no_byte(data: Path, tmp_path: Path) -> None:
+    (data / "a" / "3.png").write_bytes(b"rubbish")
+    for workers in (1, 4):
+        build_store(read_cohort(data), Tiny(), tmp_path / str(workers), batch=3, workers=workers)
+    assert contents(tmp_path / "1") == contents(tmp_path / "4")
+
+
+def test_stopped_by_ctrl_c_goes_on_where_it_stopped(data: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done >= 6:
+            raise KeyboardInterrupt
+
+    first, second = Tiny(), Tiny()
+    with pytest.raises(KeyboardInterrupt):
+        build_store(read_cohort(data), first, tmp_path / "s", batch=2, progress=stop)
+    assert (first.encoded, not (tmp_path / "s" / "index.json").exists()) == (6, True)
+    build_store(read_cohort(data), second, tmp_path / "s", batch=2)
+    build_store(read_cohort(data), Tiny(), tmp_path / "plain", batch=2)
+    assert second.encoded == 6 and contents(tmp_path / "s") == contents(tmp_path / "plain")
+
+
+def test_without_locks_every_builder_works_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    encoder = Tiny()
+    build_store(read_cohort(data), encoder, tmp_path / "s")
+    assert encoder.encoded == 10
+
+
+def test_the_same_bytes_from_another_builder_are_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raced(path: Path, data: bytes) -> None:
+        raise FileNotFoundError(path)  # another machine's builder moved the temporary file of this name
+
+    monkeypatch.setattr(files, "write_atomic", raced)
+    (tmp_path / "x").write_bytes(b"same")
+    files.write_bytes(tmp_path / "x", b"same")
+    for path, content in ((tmp_path / "x", b"other"), (tmp_path / "missing", b"same")):
+        with pytest.raises(FileNotFoundError):
+            files.write_bytes(path, content)
+
+
+@pytest.mark.parametrize(("index", "count"), [(3, 3), (-1, 3), (0, 0)])
+def test_a_lane_that_does_not_exist_is_refused(index: int, count: int) -> None:
+    with pytest.raises(SetupError, match="0 <= i < N"):
+        Lane(index, count)
