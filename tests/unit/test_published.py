@@ -62,7 +62,9 @@ def test_import_needs_the_stub_and_scores_as_the_original_formula(tmp_path, caps
 
 @pytest.mark.parametrize("key", ["cfg", "config"])
 def test_older_files_with_a_dict_are_read_too(tmp_path, key) -> None:
-    torch.save({key: {"d_in": D, "checkpoint_path": "/home/someone"}, "state_dict": state()}, tmp_path / "x.pt")
+    torch.save(
+        {key: {"d_in": D, "checkpoint_path": "/home/someone"}, "state_dict": state()}, tmp_path / "x.pt"
+    )
     found = read_published(tmp_path / "x.pt")
     assert found.facts["origin_config"] == {"d_in": D}  # nothing of the trainer's machine
 
