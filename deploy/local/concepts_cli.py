@@ -10,10 +10,10 @@ from typing import Any
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the commands."""
-    from . import compare_cli, extract_cli, scales_cli
+    from . import compare_cli, extract_cli, scales_cli, worth_cli
 
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (extract_cli, compare_cli, scales_cli):
+    for module in (extract_cli, compare_cli, scales_cli, worth_cli):
         module.register(commands)
     show = commands.add_parser("list", help="concepts of a report by verdict")
     show.add_argument("report", type=Path, metavar="REPORT.json")
