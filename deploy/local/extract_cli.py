@@ -71,7 +71,7 @@ def cells_of(source: Source, *, split: bool = False) -> Cells:
         read=source.read,
         labels=[image.label for image in images],
         units=[f"{image.unit} · {image.label}" if split else image.unit for image in images],
-        unit=f"{source.cohort.unit} and class" if split else source.cohort.unit,
+        unit=f"{source.cohort.unit}-class pair" if split else source.cohort.unit,
         encoder=source.store.encoder_digest,
     )
 

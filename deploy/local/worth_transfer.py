@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cytosae_core.errors import DataError
 
 from .encoder_options import add_encoder_options, encoder_of
@@ -110,6 +108,8 @@ def _sites(options: argparse.Namespace, classes: tuple[str, ...], display: Any) 
 
 def save_coders(coders: Mapping[str, Coder], folder: Path, encoder: str) -> None:
     """Keep dictionaries for the other commands."""
+    import numpy as np
+
     from cytosae_core.sae.checkpoint import save_checkpoint
 
     for name, coder in coders.items():
@@ -123,6 +123,8 @@ def save_coders(coders: Mapping[str, Coder], folder: Path, encoder: str) -> None
 
 
 def _size(cells: Cells, classes: tuple[str, ...]) -> dict[str, Any]:
+    import numpy as np
+
     counts = np.bincount(cells.labels, minlength=len(classes)).tolist()
     units = len(np.unique(cells.units))
     return {"images": dict(zip(classes, counts, strict=True)), "units": units, "unit": cells.unit}

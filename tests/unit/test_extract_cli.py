@@ -70,7 +70,7 @@ def test_extract_then_compare_two_hospitals(place, capsys) -> None:
 def test_patients_with_several_classes_can_be_split(place) -> None:
     assert run(place, "--split-by-class", "--store", str(place / "out" / "tokens"), out="split") == 0
     found = load_extracted(place / "split")
-    assert (found.unit_class >= 0).all() and found.facts.unit == "patient and class"
+    assert (found.unit_class >= 0).all() and found.facts.unit == "patient-class pair"
     assert all(" · " in name for name in found.facts.unit_names)
 
 
