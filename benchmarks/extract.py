@@ -30,14 +30,16 @@ from PIL import Image
 from scipy.stats import norm
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also when run as a file
+
+from benchmarks.original import BATCH, TOP, OriginalPass, entropy_loop, read_labels
 from cytosae_core.concepts.accumulate import Accumulator, Layout
 from cytosae_core.concepts.active import ActiveCoder
 from cytosae_core.concepts.coder import Coder
 from cytosae_core.sae.models import ReluModel
 from cytosae_core.sae.scale import TokenScale
 
-from .original import BATCH, TOP, OriginalPass, entropy_loop, read_labels
-
+ROOT = Path(__file__).resolve().parents[1]
 N, D, T, CLASSES = 49_152, 768, 257, 18
 CHUNK = 8  # images per product, as concepts/extract.py
 PUBLISHED_SPARSITY = Path("data/cytosae_statistics/mll23/sae_sparsity.pt")
@@ -45,7 +47,7 @@ PUBLISHED_SPARSITY = Path("data/cytosae_statistics/mll23/sae_sparsity.pt")
 
 def frequencies(n: int) -> np.ndarray:
     """Share of images in which each concept fires: published values, or a law with the same mean."""
-    path = Path(os.environ.get("CYTOSAE_SHARED", Path(__file__).parents[2] / "shared")) / PUBLISHED_SPARSITY
+    path = Path(os.environ.get("CYTOSAE_SHARED", ROOT.parent / "shared")) / PUBLISHED_SPARSITY
     if path.is_file() and n == N:
         return np.asarray(torch.load(path, map_location="cpu", weights_only=True).double().numpy())
     return np.clip(np.random.default_rng(0).gamma(0.08, 1853 / 49152 / 0.08, n), 0, 1)
@@ -164,7 +166,7 @@ def side(name: str, n: int, dense: bool, repeats: int) -> dict[str, float]:
         str(repeats),
     ]
     done = subprocess.run(
-        [*command, *(["--dense"] if dense else [])], capture_output=True, text=True, check=True
+        [*command, *(["--dense"] if dense else [])], capture_output=True, text=True, check=True, cwd=ROOT
     )
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 

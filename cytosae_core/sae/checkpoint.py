@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..canonical import canonical_json, parse_json, sha256_hex
+from ..canonical import canonical_json, parse_json, sha256_file, sha256_hex
 from ..errors import StudyError
-from ..tensors import pack_tensors, unpack_tensors, write_atomic
+from ..tensors import load_tensors, pack_tensors, write_atomic
 
 URN = "urn:cytosae:dictionary:v1"
 
@@ -44,16 +44,15 @@ def load_checkpoint(path: Path, *, sha256: str = "") -> Checkpoint:
     """
     path = path / "dictionary" if path.is_dir() else path
     try:
-        blob = path.with_suffix(".safetensors").read_bytes()
+        digest = sha256_file(path.with_suffix(".safetensors"))
         facts = parse_json(path.with_suffix(".json").read_bytes())
     except OSError as error:
         raise StudyError(f"Expected a dictionary at {path}.", hint="Check the path.") from error
-    digest = sha256_hex(blob)
     if not isinstance(facts, dict) or facts.get("urn") != URN or facts.get("sha256") != digest:
         raise StudyError("Expected a dictionary whose JSON names its tensors.", hint="Copy both files again.")
     if sha256 and sha256 != digest:
         raise StudyError(f"Expected dictionary sha256={sha256}, got {digest}.")
-    tensors = unpack_tensors(blob)
+    tensors = load_tensors(path.with_suffix(".safetensors"))
     if not all(np.isfinite(values).all() for values in tensors.values()):
         raise StudyError("Expected finite numbers in a dictionary.")
     return Checkpoint(tensors, facts, digest)

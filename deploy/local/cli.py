@@ -14,7 +14,10 @@ GROUPS = {
     "study": ("cytosae_local.study_cli", "coordinator: run a study from its protocol"),
     "site": ("cytosae_client.cli", "hospital: check data, see what would leave, serve"),
     "sae": ("cytosae_local.sae_cli", "make and inspect dictionaries"),
-    "concepts": ("cytosae_local.concepts_cli", "look at the concepts of a report"),
+    "concepts": (
+        "cytosae_local.concepts_cli",
+        "concepts of local cells at four scales, of data-set statistics, of a report",
+    ),
     "audit": ("cytosae_local.audit_cli", "auditor: check signatures and numbers"),
     "encoder": ("cytosae_local.encoder_cli", "list, fetch, convert and check encoders; embed images"),
     "data": ("cytosae_local.data_cli", "public data sets in their published folders"),
