@@ -136,6 +136,10 @@ def _incoming(pending: _Pending, message: Message) -> Incoming:
     """One Flower message as an answer; an error's `src_node_id` is the SuperLink, so the ticket names the site."""
     if message.has_error():
         fault = "unreachable" if message.error.code in UNREACHABLE_CODES else "relay"
+        if fault == "unreachable" and time.monotonic() >= pending.deadline:
+            fault = (
+                "deadline"  # Flower drops a request at its end of life: the same moment, told in its words
+            )
         return Incoming(pending.ticket, pending.site, None, fault)
     blob = message.content.array_records.get(RECORD, {}).get(ARRAY)
     if (

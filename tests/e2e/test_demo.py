@@ -120,7 +120,11 @@ def test_stopped_demo_goes_on(
         shutil.copytree(first / name, out / name, copy_function=os.link)
     shutil.copy2(first / "study.key", out / "study.key")
     arguments = ["demo", "--out", str(out), "--rounds", "6", "--rows", "512", "--json", "--no-comparators"]
-    process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        # a test run that was put in the background has SIGINT ignored, and its children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     end = time.monotonic() + 300
     while not (out / "run" / "rounds" / "0002.json").exists() and time.monotonic() < end:
         time.sleep(0.1)

@@ -59,12 +59,17 @@ def test_shards_that_do_not_exist_are_refused(text: str, tmp_path: Path) -> None
         embed(cells(tmp_path / "d", 2), tmp_path / "s", f"--shard={text}")
 
 
+def heed_ctrl_c() -> None:
+    """A test run that was put in the background has SIGINT ignored, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_a_store_that_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, store = cells(tmp_path / "d", 260), tmp_path / "s"
     command = [sys.executable, "-m", "cytosae_local.cli", "encoder", "embed", str(data), str(store)]
     process = subprocess.Popen(
         [*command, "--layer", "1", "--device", "cpu"], stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     end = time.monotonic() + 120
     while not (store / "shard-00000.json").exists() and process.poll() is None and time.monotonic() < end:

@@ -165,6 +165,16 @@ def test_a_reply_that_waits_at_the_superlink_counts_even_past_its_deadline(grid:
     assert [answer.fault for answer in port.poll(0.0)] == [""]
 
 
+@pytest.mark.parametrize(("deadline_s", "fault"), [(0.0, "deadline"), (60.0, "unreachable")])
+def test_a_request_that_flower_drops_at_its_end_of_life_is_late_not_unreachable(
+    grid: FakeGrid, deadline_s: float, fault: str
+) -> None:
+    port = transport(grid)
+    port.send("a", b"x", deadline_s)
+    grid.replies = [reply("m0", error=4)]
+    assert [answer.fault for answer in port.poll(0.0)] == [fault]
+
+
 @pytest.mark.parametrize(("deadline_s", "ttl_s", "expected"), [(60.0, 3600.0, 60.0), (60.0, 5.0, 5.0)])
 def test_a_message_lives_no_longer_than_deadline_and_ttl(
     grid: FakeGrid, deadline_s: float, ttl_s: float, expected: float
