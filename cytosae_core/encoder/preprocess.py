@@ -36,13 +36,13 @@ MIN_SPREAD = 1e-3
 Floats = NDArray[np.float64]
 
 
-def squash(image: Image.Image) -> NDArray[np.uint8]:
-    """The image in RGB at 224 x 224, aspect not kept: [224, 224, 3]."""
-    return np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+def squash(image: Image.Image, size: int = SIZE) -> NDArray[np.uint8]:
+    """The image in RGB at `size` x `size` pixels, aspect not kept: [size, size, 3]."""
+    return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
 
 
 def to_input(pixels: NDArray[np.uint8]) -> Tensor:
-    """[224, 224, 3] -> normalised float32 [3, 224, 224]."""
+    """[s, s, 3] -> normalised float32 [3, s, s]."""
     scaled = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
     return (scaled - MEAN) / STD
 

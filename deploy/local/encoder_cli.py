@@ -82,7 +82,7 @@ def _list(options: argparse.Namespace) -> int:
 
     for name, facts in sorted(ENCODERS.items()):
         print(f"{name:16} d={facts.d:5} blocks={facts.depth}")
-    print("timm/<name>      any ViT of timm with 16x16 patches and CLS at 224x224, with --weights FILE")
+    print("timm/<name>      any plain ViT of timm with a CLS token, with --weights FILE")
     return 0
 
 

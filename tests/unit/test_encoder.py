@@ -87,8 +87,8 @@ def test_the_canary_sees_a_wrong_resize(demo: Encoder, monkeypatch: pytest.Monke
 
     right = demo.canary()
 
-    def bicubic(image: Image.Image) -> np.ndarray:
-        return np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
+    def bicubic(image: Image.Image, size: int) -> np.ndarray:
+        return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
 
     monkeypatch.setattr(preprocess, "squash", bicubic)
     difference = np.abs(demo.canary() - right).max() / np.sqrt(np.mean(right**2))

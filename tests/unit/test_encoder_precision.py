@@ -127,8 +127,8 @@ def test_a_wrong_resize_is_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from cytosae_core.encoder import preprocess
 
-    def nearest(image: Image.Image) -> np.ndarray:
-        return np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.NEAREST))
+    def nearest(image: Image.Image, size: int) -> np.ndarray:
+        return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.NEAREST))
 
     encoder = load_encoder("dinov2-s-demo", None, "cpu", layer=6, steps=STEPS)
     monkeypatch.setattr(preprocess, "squash", nearest)

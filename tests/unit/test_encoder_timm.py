@@ -1,4 +1,4 @@
-"""Any ViT of timm with 16x16 patches and CLS: named, pinned by its file, never downloaded here."""
+"""Any plain ViT of timm with CLS: named, pinned by its file, never downloaded here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from cytosae_core.encoder import ENCODERS, load_encoder
@@ -72,9 +73,7 @@ def test_conversion_of_a_published_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("timm/vit_base_patch16_224", r"patches=\(14, 14\)"),
-        ("timm/vit_small_patch14_reg4_dinov2.lvd142m", "registers"),
-        ("timm/vit_so400m_patch14_siglip_224", "0 other tokens"),
+        ("timm/vit_so400m_patch14_siglip_224", "no CLS"),
         ("timm/eva02_tiny_patch14_224", "plain vision transformer"),
         ("timm/swin_tiny_patch4_window7_224", "plain vision transformer"),
         ("timm/resnet18", "vision transformer"),
@@ -85,6 +84,35 @@ def test_conversion_of_a_published_file(tmp_path: Path) -> None:
 def test_models_of_another_form_are_refused_by_name(name: str, text: str) -> None:
     with pytest.raises(SetupError, match=text):
         facts_of(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("vit_tiny_patch16_224", 256),
+        ("vit_small_patch8_224", 128),
+        ("vit_small_patch14_reg4_dinov2", 224),
+        ("vit_base_patch32_clip_224", 512),
+    ],
+)
+def test_other_patch_sizes_and_registers_make_the_same_grid(name: str, size: int, tmp_path: Path) -> None:
+    """The model sees 16 x 16 patches, its own position table resampled; registers are left out."""
+    published = timm.create_model(name, pretrained=False, num_classes=3)
+    torch.nn.init.normal_(published.pos_embed)
+    save_file(published.state_dict(), tmp_path / "own.safetensors")
+    encoder = load_encoder(f"timm/{name}", tmp_path / "own.safetensors", "cpu", layer=2)
+    picture = Image.new("RGB", (90, 70), "purple")
+    images = encoder.preprocess(picture)[None]
+    assert images.shape == (1, 3, size, size)
+    tokens = encoder.encode(images)
+    assert tokens.shape == (1, 257, encoder.d) and encoder.mask(picture).shape == (257,)
+    published.set_input_size(img_size=size)
+    seen: list[torch.Tensor] = []
+    published.blocks[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.inference_mode():
+        published.eval()(encoder._recoloured(images))
+    expected = torch.cat([seen[0][:, :1], seen[0][:, -256:]], dim=1)
+    assert torch.allclose(tokens, expected, atol=1e-4)
 
 
 def test_weights_must_be_given_and_must_fit(tmp_path: Path) -> None:
