@@ -124,6 +124,8 @@ def _limits() -> list[str]:
         "photographed cannot be told apart.",
         "Intervals resample concepts, not patients: they say how far the number depends on which concepts are in "
         "the dictionary, not how it would vary with other patients.",
+        "Agreement of use is not agreement of meaning: rows that fire often do so everywhere, in a dictionary of "
+        "random directions too (rank correlation .91 between two real sites, docs/concepts.md).",
         "The image encoder may have seen cells of some of these data sets in its own training.",
         "Top-10 labels depend on class sizes: a class with many images fills more of the top ten.",
         "The map of class names to shared classes is ours; hairy cells are kept apart from lymphocytes.",
