@@ -22,18 +22,19 @@ from cytosae_server.transport import LocalGrid
 
 def measure(sites: int, n: int, d: int, rounds: int) -> dict[str, float]:
     """Peak resident memory in MB and milliseconds per round and site beyond the site's own work."""
-    study, key, fakes = make(sites, n, d, rounds)
-    grid = LocalGrid({name: fake.handle for name, fake in fakes.items()})
-    coordinator = Coordinator(study, key, {name: fake.key.public_hex for name, fake in fakes.items()})
     marks: list[tuple[float, float]] = []
 
     def watch(event: str, details: object) -> None:
         if event == "round":
             marks.append((time.perf_counter(), sum(fake.busy_s for fake in fakes.values())))
 
-    with tempfile.TemporaryDirectory() as folder:
-        StudyRun(coordinator, grid, RunFolder(Path(folder), study), {}, watch).run()
-    grid.close()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        study, key, fakes = make(sites, n, d, rounds, folder / "sites")
+        grid = LocalGrid({site: fake.handle for site, fake in fakes.items()})
+        coordinator = Coordinator(study, key, {site: fake.key.public_hex for site, fake in fakes.items()})
+        StudyRun(coordinator, grid, RunFolder(folder / "run", study), {}, watch).run()
+        grid.close()
     wall, busy = marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1]
     return {
         "sites": sites,

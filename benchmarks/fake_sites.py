@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cytosae_core import egress
-from cytosae_core.canonical import sha256_hex
+from cytosae_client.record import SiteRecord
 from cytosae_core.config import (
     DictionaryConfig,
     EncoderConfig,
@@ -18,7 +18,7 @@ from cytosae_core.config import (
     StudyConfig,
     TrainingConfig,
 )
-from cytosae_core.egress import ALLOWED, Release
+from cytosae_core.egress import ALLOWED, Door, Outgoing, Question, Release
 from cytosae_core.envelope import REQUEST, unpack
 from cytosae_core.keys import SigningKey
 from cytosae_core.policy import named_policy
@@ -40,29 +40,43 @@ def study_of(sites: int, n: int, d: int, rounds: int) -> StudyConfig:
     )
 
 
-class FakeSite:
-    """Answers with random numbers of the right shape. `busy_s` collects the time spent in the site."""
+class NoBudget:
+    """A ledger without limits: what is measured is the coordinator."""
 
-    def __init__(self, name: str, study: StudyConfig, coordinator: str) -> None:
+    def spend(self, outgoing: Outgoing, question: Question) -> dict[str, int]:
+        """Spend nothing."""
+        return {"rounds": 0, "messages": 1, "bytes": len(outgoing.body)}
+
+
+class FakeSite:
+    """Answers with random numbers of the right shape, through a real door and a real log. `busy_s`: time in the site."""
+
+    def __init__(self, name: str, study: StudyConfig, coordinator: str, folder: Path) -> None:
         self.name, self.study, self.coordinator = name, study, coordinator
         self.key, self.policy, self.busy_s = SigningKey.generate(), named_policy("masked"), 0.0
+        self.state = folder / name
         self.canary = np.ones((8, study.encoder.d), np.float32)
+        self.record = SiteRecord(self, study, coordinator)  # type: ignore[arg-type]  # a Site without data
+        self.door = Door(self.policy, study.dims, self.key, NoBudget(), self.record)
 
     def handle(self, request: bytes) -> bytes:
         """One sealed reply."""
         started = time.perf_counter()
-        header = unpack(request, REQUEST, self.coordinator).header
+        envelope = unpack(request, REQUEST, self.coordinator)
+        header = envelope.header
         context: dict[str, Any] = {
             name: header[name] for name in ("study", "protocol", "site", "kind", "round")
         }
-        context["request_sha256"] = sha256_hex(request)
+        context["request_sha256"] = envelope.sha256
+        self.record.witness(header)
         releases = self._releases(str(header["kind"]), bool(header["params"].get("full")))
         facts = (
-            {"encoder_digest": "e", "policy": "masked", "unit": "patient"}
+            {"encoder_digest": "e" * 64, "policy": "masked", "unit": "patient"}
             if header["kind"] == "hello"
             else {}
         )
-        reply = egress.seal(context, releases, facts, self.policy, self.study.dims, self.key)
+        question = Question(context, header["reply_key"], header["job"], header["body_sha256"])
+        reply = self.door.answer(question, releases, facts)
         self.busy_s += time.perf_counter() - started
         return reply
 
@@ -71,7 +85,7 @@ class FakeSite:
         out = {}
         for field in ALLOWED:
             if field.kind not in (kind, "*") or (
-                field.name == "quality" and kind in ("hello", "moments", "score")
+                field.name == "quality" and kind in ("hello", "moments", "score", "close")
             ):
                 continue
             if kind == "describe" and not full and field.name not in BASIC:
@@ -84,10 +98,12 @@ class FakeSite:
         return out
 
 
-def make(sites: int, n: int, d: int, rounds: int) -> tuple[StudyConfig, SigningKey, dict[str, FakeSite]]:
-    """A study, its key and its fake sites."""
+def make(
+    sites: int, n: int, d: int, rounds: int, folder: Path
+) -> tuple[StudyConfig, SigningKey, dict[str, FakeSite]]:
+    """A study, its key and its fake sites, with their logs in `folder`."""
     study, key = study_of(sites, n, d, rounds), SigningKey.generate()
-    return study, key, {name: FakeSite(name, study, key.public_hex) for name in study.sites}
+    return study, key, {name: FakeSite(name, study, key.public_hex, folder) for name in study.sites}
 
 
 Handler = Callable[[bytes], bytes]

@@ -7,6 +7,8 @@ import json
 import os
 from pathlib import Path
 
+from . import door_cli, policy_cli
+
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the commands."""
@@ -16,10 +18,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--preset", help="folder layout of a public data set: see `cytosae data presets`")
     check.add_argument("--json", action="store_true")
     check.set_defaults(run=_check)
-    preview = commands.add_parser("preview", help="what would leave under a policy, before anything leaves")
-    preview.add_argument("--policy", default="masked", choices=("masked", "evaluate_only"))
-    preview.add_argument("--json", action="store_true")
-    preview.set_defaults(run=_preview)
+    door_cli.register(commands)
+    policy_cli.register(commands)
     agent = commands.add_parser("agent", help="serve one study from the token store, on a Unix socket")
     agent.add_argument("--data", type=Path, required=True, help="folder of images")
     agent.add_argument("--name", required=True, help="this site's name in the study")
@@ -31,7 +31,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     agent.add_argument("--preset", help="folder layout of a public data set: see `cytosae data presets`")
     agent.add_argument("--home", type=Path, required=True, help="folder for key, state and token store")
     agent.add_argument("--socket", type=Path, required=True)
-    agent.add_argument("--policy", default="masked")
+    agent.add_argument(
+        "--policy", default="masked", help="signed policy file (built-in names: simulations only)"
+    )
     agent.add_argument(
         "--relay-uid", type=int, default=None, help="user id of the relay (default: this user)"
     )
@@ -64,36 +66,6 @@ def _check(options: argparse.Namespace) -> int:
         for problem in result.problems:
             console.print(f"! {problem}", markup=False)
     return 0 if result.usable else 1
-
-
-def _preview(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
-    from cytosae_core import egress
-    from cytosae_core.policy import named_policy
-
-    policy = named_policy(options.policy)
-    rows = egress.describe(policy)
-    if options.json:
-        print(
-            json.dumps(
-                {"policy": policy.name, "sha256": policy.digest, "fields": rows, "never": egress.NEVER}
-            )
-        )
-        return 0
-    table = Table(
-        title=f"What may leave under policy {policy.name} (at least {policy.min_units} units per number)"
-    )
-    for column in rows[0]:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*row.values())
-    console = Console()
-    console.print(table)
-    console.print("Never: " + "; ".join(egress.NEVER) + ".", markup=False)
-    console.print("relay isolation: none when agent and relay share a user", markup=False)
-    return 0
 
 
 def _agent(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from cytosae_core.concepts.tables import concept_tables, own_views, probe_tables
 from cytosae_core.config import VIEWS
 from cytosae_core.egress import Release
 
-from .steps import Releases, Steps
+from .steps import Answer, Steps
 
 Array = NDArray[Any]
 SHUFFLES = 20
@@ -22,22 +22,22 @@ SHUFFLES = 20
 PROBED = (("standardised", False), ("raw", False), ("embedding", False), ("standardised", True))
 
 
-def describe(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Releases:
+def describe(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
     """Concept tables of a dictionary; with `full`, also what probes and site-predictability need."""
-    model, scale = steps.model(tensors)
+    model, scale, checks = steps.frozen(tensors)
     scores = steps.score_all(model, scale)
-    table = concept_tables(scores, steps.data.labelled, seed=steps.study.seed)
+    table = concept_tables(scores, steps.data.labelled, seed=steps.study.seed, dominance=steps.dominated)
     if params.get("full"):
-        table |= probe_tables(scores, steps.data.labelled)
+        table |= probe_tables(scores, steps.data.labelled, dominance=steps.dominated)
         null = same_site_null(scores, steps.data.labelled, VIEWS, seed=steps.study.seed)
         table["same_site_null"] = (null, np.full(len(VIEWS), _half_units(steps)))
     releases = {name: Release(values, units) for name, (values, units) in table.items()}
-    return {**releases, "quality": steps.quality(model, scale)}
+    return Answer({**releases, "quality": steps.quality(model, scale)}, checks=checks)
 
 
-def score(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Releases:
+def score(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
     """Score probes of the other sites on this site's images, and how readable the site is."""
-    model, scale = steps.model(
+    model, scale, checks = steps.frozen(
         {name: tensors[name] for name in tensors if not name.startswith(("probe_", "peer_"))}
     )
     scores = steps.score_all(model, scale)
@@ -47,12 +47,15 @@ def score(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, Any])
     accuracies = [_accuracy(steps, tensors, view, views[view], shuffle) for view, shuffle in PROBED]
     recalls = _recalls(steps, tensors, params, scores)
     units = len(np.unique(known.units[inside]))
-    return {
-        "balanced_accuracy": Release(
-            np.array(accuracies, np.float32), np.where(np.isnan(accuracies), 0, units)
-        ),
-        "site_recall": Release(recalls, np.where(np.isnan(recalls), 0, _half_units(steps, 1))),
-    }
+    return Answer(
+        {
+            "balanced_accuracy": Release(
+                np.array(accuracies, np.float32), np.where(np.isnan(accuracies), 0, units)
+            ),
+            "site_recall": Release(recalls, np.where(np.isnan(recalls), 0, _half_units(steps, 1))),
+        },
+        checks=checks,
+    )
 
 
 def _accuracy(steps: Steps, tensors: Mapping[str, Array], view: str, features: Array, shuffle: bool) -> float:

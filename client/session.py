@@ -1,33 +1,47 @@
 """One site's side of a study: signed request bytes in, sealed reply bytes out. No network, no Flower.
 
-    open request -> check study, site, time -> do the step -> the one door (egress.seal) -> reply
+    signature -> study, site, time, nonce, order -> coordinator's log -> base-model gate -> the step -> the one door
 
 A step is a function of the request and the site's tokens only, so a site that was killed answers a repeated
-request with the same numbers. The only state on disk is the row set that `begin` fixes before round 1.
+request with the same numbers. On disk are: the requests seen, the site's log, its budget, the row set that `begin`
+fixes before round 1, and the last dictionary that passed the gate.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from cytosae_core import egress
-from cytosae_core.canonical import sha256_hex
+from cytosae_core.canonical import canonical_json
 from cytosae_core.config import StudyConfig
+from cytosae_core.egress import Blocked, Door, Question
 from cytosae_core.envelope import REQUEST, Envelope, unpack
-from cytosae_core.errors import CytosaeError, MessageError, StudyError
-from cytosae_core.tensors import unpack_tensors
+from cytosae_core.errors import CytosaeError, EgressError, MessageError, StudyError, VerificationError
+from cytosae_core.lineage import dictionary_digest, job_of
+from cytosae_core.policy import SitePolicy, tightened
+from cytosae_core.tensors import unpack_tensors, write_atomic
 
+from .approval import Approvals
+from .budget import SiteBudget
+from .events import Events
+from .facts import site_facts
+from .memory import RequestMemory
+from .record import SiteRecord
 from .scoring import describe, score
 from .site import Site
-from .steps import Releases, Steps
+from .steps import Answer, Steps, close
 
 Array = NDArray[Any]
+CLOCK_SKEW_S = 300
+# Refusals that are logged and answered in an hour; beyond that only the local log grows (a relay may replay for ever).
+MAX_REFUSALS_PER_HOUR = 200
 
 
 @dataclass
@@ -38,54 +52,119 @@ class Session:
         site: the site's data, policy and key.
         study: the protocol that the site agreed to.
         coordinator: the study key's public part, pinned when joining, 64 hex digits.
-        log: told about every answer and refusal, in words for local staff; stays at the site.
+        events: the local log (codes and numbers); stays at the site.
     """
 
     site: Site
     study: StudyConfig
     coordinator: str
-    log: Callable[[str], None] = lambda text: None
+    events: Events = field(default_factory=lambda: Events(lambda event: None))
     _steps: Steps | None = None
-    _seen: set[str] = field(default_factory=set)
+    _refusals: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.site.policy.check_simulation(self.site.simulation and self.study.simulation)
-        if self.study.kind == "train" and self.site.policy.profile != "masked":
-            raise StudyError("Expected a site policy that allows updates for kind=train.")
-        if self.site.policy.disclosure_control and self.site.policy.min_units < self.study.min_units:
-            raise StudyError(
-                "Expected a site policy at least as strict as the study.", hint="Raise min_units."
-            )
+        self.policy: SitePolicy = tightened(self.site.policy, self.study)
+        folder = self.site.state / self.study.digest[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._stop_file, self._left_file = folder / "stopped", folder / "withdrawn"
+        write_atomic(folder / "study.json", canonical_json(self.study.to_dict()))
+        write_atomic(folder / "site.json", canonical_json({"site": self.site.name}))
+        self._memory = RequestMemory(folder / "requests.sqlite")
+        self._record = SiteRecord(self.site, self.study, self.coordinator)
+        self._budget = SiteBudget(self.site, self.study, Approvals(folder, self.site.policy))
+        self._door = Door(self.policy, self.study.dims, self.site.key, self._budget, self._record)
 
     @property
     def steps(self) -> Steps:
         """The site's data through this study, made on first use."""
         if self._steps is None:
-            self._steps = Steps(self.site, self.study, self.log)
+            self._steps = Steps(self.site, self.study, self.policy, self.events)
         return self._steps
 
+    @property
+    def state(self) -> Path:
+        """Folder of this study's state at the site."""
+        return self.site.state / self.study.digest[:16]
+
+    def close(self) -> None:
+        """Release the files of this study's state."""
+        with self._lock:
+            self._memory.close()
+            self._budget.close()
+            self._record.close()
+
     def handle(self, request: bytes) -> bytes:
-        """Answer one request. Every fault becomes a signed refusal with a code; texts stay in the local log."""
-        context: dict[str, Any] = {
+        """Answer one request. Empty bytes when nobody who holds the study key can have sent it.
+
+        Every fault becomes a logged, sealed refusal with one code; texts stay inside the process.
+        """
+        with self._lock:
+            try:
+                envelope = unpack(request, REQUEST, self.coordinator)
+                question = self._question(envelope)
+            except CytosaeError as error:
+                self.events("unverified", error=error, bytes=len(request))
+                return b""
+            return self._reply(envelope, question)
+
+    def _question(self, envelope: Envelope) -> Question:
+        header = envelope.header
+        kind, number = header.get("kind"), header.get("round")
+        context = {
             "study": self.study.name,
             "protocol": self.study.digest,
             "site": self.site.name,
+            "kind": kind if kind in STEPS else "unknown",
+            "round": number if _is_count(number) else 0,
+            "request_sha256": envelope.sha256,
         }
-        context |= {"kind": "unknown", "round": 0, "request_sha256": sha256_hex(request)}
+        reply_key = header.get("reply_key")
+        if not isinstance(reply_key, str) or len(reply_key) != 64:
+            raise MessageError("Expected a reply key in a request.", reason="SCHEMA")
+        return Question(context, reply_key, str(header.get("job"))[:64], str(header["body_sha256"]))
+
+    def _reply(self, envelope: Envelope, question: Question) -> bytes:
+        kind, number = question.context["kind"], question.context["round"]
         try:
-            envelope = unpack(request, REQUEST, self.coordinator)
             self._check(envelope)
-            context |= {"kind": envelope.header["kind"], "round": envelope.header["round"]}
-            releases, facts = self._step(envelope)
-            reply = egress.seal(context, releases, facts, self.site.policy, self.study.dims, self.site.key)
-            self.log(f"answered {context['kind']} round {context['round']}: {len(reply)} bytes left")
+            reply = self._answer(envelope, question)
+            self.events("answered", kind=kind, round=number, bytes=len(reply))
             return reply
+        except Blocked as error:
+            return self._blocked(question, error)
         except CytosaeError as error:
-            self.log(f"refused {context['kind']} round {context['round']} ({error.code}): {error}")
-            return egress.refuse(context, error.code, self.site.key)
-        except Exception as error:  # nothing of an unforeseen fault may leave; local staff sees its type
-            self.log(f"failed {context['kind']} round {context['round']}: {type(error).__name__}: {error}")
-            return egress.refuse(context, "internal", self.site.key)
+            self.events("refused", kind=kind, error=error, round=number)
+            if error.code in ("fork", "rollback"):
+                self.events("incident", error=error)
+                self._record.incident(error.code, envelope.body)
+            return self._refuse(question, error.code)
+        except Exception:  # nothing of an unforeseen fault may be told or written, not even its type
+            self.events("failed", kind=kind, round=number)
+            return self._refuse(question, "internal")
+
+    def _blocked(self, question: Question, error: Blocked) -> bytes:
+        """Block, log, stop: after a violation nothing leaves until an officer clears it."""
+        kind, number = question.context["kind"], question.context["round"]
+        if error.code == "approval":
+            self.events("waiting", kind=kind, round=number)
+        else:
+            self.events("blocked", kind=kind, error=error, round=number, step=error.step)
+            self._record.blocked(question.context, error.code, error.step)
+        if error.code not in ("approval", "budget"):
+            write_atomic(self._stop_file, b"stopped\n")
+        return self._refuse(question, error.code)
+
+    def _refuse(self, question: Question, code: str) -> bytes:
+        now = time.monotonic()
+        self._refusals = [at for at in self._refusals if now - at < 3600] + [now]
+        if len(self._refusals) > MAX_REFUSALS_PER_HOUR:
+            return b""
+        self._record.refused(question.context, code)
+        with contextlib.suppress(CytosaeError):  # an unusable reply key: there is nobody to tell
+            return self._door.refuse(question, code)
+        return b""
 
     def _check(self, envelope: Envelope) -> None:
         header = envelope.header
@@ -97,47 +176,75 @@ class Session:
         }
         for name, value in expected.items():
             if header.get(name) != value:
-                raise MessageError(f"Expected a request with {name}={value!r}, got {header.get(name)!r}.")
-        now = time.time()
-        if not float(header.get("issued", 0)) - 300 <= now <= float(header.get("expires", 0)):
+                raise MessageError(f"Expected a request with {name}={value!r}.", reason="BIND")
+        issued, expires = header.get("issued"), header.get("expires")
+        if not _is_count(issued) or not _is_count(expires):
+            raise MessageError("Expected issued and expires in unix seconds.", reason="SCHEMA")
+        if not issued - CLOCK_SKEW_S <= time.time() <= expires:
             raise MessageError(
-                "Expected a request that is valid now.", hint="Compare clocks.", code="expired"
+                "Expected a request that is valid now.",
+                hint="Compare clocks.",
+                code="expired",
+                reason="CLOCK",
             )
-        if str(header.get("nonce")) in self._seen:
-            raise MessageError("Expected a request that was not answered before.", code="replay")
-        if header.get("kind") not in STEPS or not isinstance(header.get("round"), int):
-            raise MessageError("Expected a known kind of request.")
-        self._seen.add(str(header.get("nonce")))
+        if header.get("kind") not in STEPS or not _is_count(header.get("round")):
+            raise MessageError("Expected a known kind of request.", reason="MSG_TYPE")
+        if not isinstance(header.get("params"), dict) or not set(header["params"]) <= PARAMS:
+            raise MessageError(f"Expected params in {sorted(PARAMS)}.", reason="MSG_TYPE")
+        job = job_of(header["kind"], header["round"], header["body_sha256"], header["params"])
+        if header.get("job") != job or not _is_count(header.get("seq")):
+            raise MessageError("Expected the job id of what is asked, and a sequence number.", reason="BIND")
+        self._memory.accept(str(header.get("nonce")), header["seq"], expires)
 
-    def _step(self, envelope: Envelope) -> tuple[Releases, dict[str, str]]:
+    def _answer(self, envelope: Envelope, question: Question) -> bytes:
+        if self._left_file.exists():
+            raise EgressError("Expected a site that takes part.", code="withdrawn", reason="WITHDRAWN")
+        if self._stop_file.exists():
+            self.events("stopped")
+            raise EgressError("Expected a site that was not stopped.", reason="STOPPED")
+        self.site.policy.check_time(time.time())
+        header = envelope.header
+        kind = str(header["kind"])
+        self._record.witness(header)
         tensors = unpack_tensors(envelope.body)
-        params = envelope.header.get("params", {})
-        if not isinstance(params, dict):
-            raise MessageError("Expected params to be a table.")
-        kind = str(envelope.header["kind"])
-        facts = self._facts() if kind == "hello" else {}
-        return STEPS[kind](self.steps, tensors, {**params, "round": envelope.header["round"]}), facts
+        if header.get("base", "") != dictionary_digest(tensors):
+            raise VerificationError("Expected the dictionary that the request names.", reason="LINEAGE")
+        params = {**header["params"], "round": header["round"]}
+        answer = self._step(kind, tensors, params, question, str(header["body_sha256"]))
+        facts = site_facts(self.site) if kind == "hello" else {}
+        return self._door.answer(question, answer.releases, facts, answer.leakage)
 
-    def _facts(self) -> dict[str, str]:
+    def _step(
+        self,
+        kind: str,
+        tensors: Mapping[str, Array],
+        params: Mapping[str, Any],
+        question: Question,
+        body_sha256: str,
+    ) -> Answer:
         try:
-            software = version("cytosae-federation")
-        except PackageNotFoundError:
-            software = "uninstalled"
-        return {
-            "software": software,
-            "encoder_digest": self.site.store.encoder_digest,
-            "policy": self.site.policy.name,
-            "policy_digest": self.site.policy.digest,
-            "unit": self.site.unit,
-            "relay_isolation": self.site.relay_isolation,
-        }
+            answer = STEPS[kind](self.steps, tensors, params)
+        except EgressError as error:
+            if error.code == "base":
+                self.events("rejected", kind=kind, error=error, round=params["round"])
+                self._record.rejected(question.context, body_sha256, self.steps.last_checks)
+            raise
+        if answer.checks:
+            self._record.accepted(question.context, body_sha256, answer.checks)
+        return answer
 
 
-STEPS: dict[str, Callable[[Steps, Mapping[str, Array], Mapping[str, Any]], Releases]] = {
+PARAMS = frozenset({"full", "peers", "report_sha256"})
+STEPS: dict[str, Callable[[Steps, Mapping[str, Array], Mapping[str, Any]], Answer]] = {
     "hello": Steps.hello,
     "moments": Steps.moments,
     "begin": Steps.begin,
     "round": Steps.round,
     "describe": describe,
     "score": score,
+    "close": close,
 }
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40

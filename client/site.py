@@ -97,7 +97,8 @@ class StudyData:
         self.unit_index = np.unique(np.asarray(site.units), return_inverse=True)[1].astype(np.int64)
         self.train_unit = np.unique(self.unit_index[self.train], return_inverse=True)[1].astype(np.int64)
         self.n_train_units = int(self.train_unit.max()) + 1
-        self.n_test_units = len(np.unique(self.unit_index[self.test]))
+        self.test_unit = np.unique(self.unit_index[self.test], return_inverse=True)[1].astype(np.int64)
+        self.n_test_units = int(self.test_unit.max()) + 1
         self.labelled = self._labelled(names)
 
     def _labelled(self, names: list[str]) -> Labelled:

@@ -5,7 +5,9 @@ Nothing here signs or sends: `Session` hands the result to the one door.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,21 +17,53 @@ from numpy.typing import NDArray
 from cytosae_core.canonical import canonical_json, parse_json, sha256_hex
 from cytosae_core.concepts.scores import ImageScores, quality, score_images
 from cytosae_core.config import StudyConfig
-from cytosae_core.egress import Release
+from cytosae_core.egress import Leakage, Release
 from cytosae_core.errors import EgressError, MessageError, StudyError
+from cytosae_core.lineage import MODEL_TENSORS, dictionary_digest
+from cytosae_core.policy import SitePolicy
+from cytosae_core.privacy.disclosure import dominance
+from cytosae_core.privacy.gate import GateCheck, check_frozen, check_static, check_tokens, require
 from cytosae_core.privacy.masking import MAX_UNIT_SHARE, mask_update
+from cytosae_core.privacy.selfattack import AttackLimits, attack, require_unreadable
 from cytosae_core.sae.models import Model, PursuitModel, model_from_tensors
 from cytosae_core.sae.scale import TokenScale
 from cytosae_core.sae.train import train_local
 from cytosae_core.tensors import write_atomic
 
+from .base import LastBase
+from .events import Events
 from .site import Site, StudyData
 
 Array = NDArray[Any]
 Releases = dict[str, Release]
 SURVEY_TOKENS = 16_384
-# A base dictionary that explains nothing turns honest updates into copies of tokens (audit section 0).
-MAX_BASE_FVU = 0.95
+# Held-out tokens on which a received dictionary is checked, and against which the self-attack is compared.
+GATE_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a step gives to the door.
+
+    Attributes:
+        releases: values, and the units behind them.
+        leakage: the site's attack on its own tensors, run by the door on what would leave.
+        checks: what the base-model gate measured, for the log; empty when no dictionary came.
+    """
+
+    releases: Releases
+    leakage: Leakage | None = None
+    checks: tuple[dict[str, str], ...] = ()
+
+
+def passed(checks: Sequence[GateCheck]) -> tuple[dict[str, str], ...]:
+    """Checks for the log. Values describe this site's tokens without disclosure control: they stay here."""
+    return tuple({**check.log(), "value": "pass" if check.ok else "fail"} for check in checks)
+
+
+def close(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
+    """Nothing leaves but the log part of the reply: the site cosigns the head that holds the report."""
+    return Answer({})
 
 
 class Steps:
@@ -38,20 +72,26 @@ class Steps:
     Args:
         site: the site's data and folder for state.
         study: the protocol.
-        log: told, in words for local staff, what was withheld; stays at the site.
+        policy: the site's policy, tightened by the study.
+        events: told, in numbers, what was withheld; stays at the site.
+
+    Attributes:
+        last_checks: what the gate measured on the last dictionary that came.
     """
 
-    def __init__(self, site: Site, study: StudyConfig, log: Callable[[str], None]) -> None:
-        self.site, self.study, self.log = site, study, log
+    def __init__(self, site: Site, study: StudyConfig, policy: SitePolicy, events: Events) -> None:
+        self.site, self.study, self.policy, self.events = site, study, policy, events
+        self.last_checks: tuple[dict[str, str], ...] = ()
         self.data = StudyData(site, study)
+        self.base = LastBase(site.state / study.digest[:16])
         self._scores: tuple[str, ImageScores] | None = None
 
-    def hello(self, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Releases:
+    def hello(self, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
         """Digests and the golden cells' features: no patient behind either; counts are protected."""
         values, behind = self.data.counts()
-        return {"canary": Release(self.site.store.canary, 0), "counts": Release(values, behind)}
+        return Answer({"canary": Release(self.site.store.canary, 0), "counts": Release(values, behind)})
 
-    def moments(self, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Releases:
+    def moments(self, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
         """Sums of the training tokens for the federated mean and scale."""
         total, square, count = np.zeros(self.study.encoder.d), 0.0, 0
         train = np.zeros(self.site.store.n_images, dtype=bool)
@@ -62,16 +102,25 @@ class Steps:
             total += part.sum(axis=(0, 1))
             square += float((part**2).sum())
             count += part.shape[0] * part.shape[1]
-        units = self.data.n_train_units
-        return {
-            "token_sum": Release(total.astype(np.float32), units),
-            "token_square": Release(np.array([square], np.float32), units),
-            "token_count": Release(np.array([count], np.float32), units),
-        }
+        shares = np.bincount(self.data.train_unit)[:, None]  # every image has the same number of tokens
+        units = 0 if self.dominated(shares).any() else self.data.n_train_units
+        return Answer(
+            {
+                "token_sum": Release(total.astype(np.float32), units),
+                "token_square": Release(np.array([square], np.float32), units),
+                "token_count": Release(np.array([count], np.float32), units),
+            }
+        )
 
-    def begin(self, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Releases:
+    def dominated(self, contributions: Array) -> NDArray[np.bool_]:
+        """Which sums a few units dominate, by the policy's shares (privacy/disclosure.py, S4)."""
+        return dominance(contributions, self.policy)
+
+    def begin(self, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
         """Fix the row set before round 1, from the first dictionary; its quality."""
         model, scale = self._pursuit(tensors)
+        checks = self._gate(model, scale, 0)
+        self._same_start(tensors)
         survey, position = self.data.random_tokens(self.data.train, SURVEY_TOKENS, "survey")
         units = torch.from_numpy(self.data.train_unit[position])
         mass = torch.zeros(self.data.n_train_units, self.study.dictionary.n)
@@ -79,34 +128,35 @@ class Steps:
             codes = model.codes(torch.from_numpy(scale.apply(survey[start : start + 4096])))
             mass.index_add_(0, units[start : start + 4096], codes)
         share = mass.max(dim=0).values / mass.sum(dim=0).clamp_min(1e-12)
-        limited = self.site.policy.min_units > 1
-        allowed = ((mass > 0).sum(dim=0) >= self.site.policy.min_units) & ~(
-            (share > MAX_UNIT_SHARE) & limited
-        )
-        self._keep_rows(allowed.numpy())
-        return {"quality": self.quality(model, scale)}
+        limited = self.policy.min_units > 1
+        allowed = ((mass > 0).sum(dim=0) >= self.policy.min_units) & ~((share > MAX_UNIT_SHARE) & limited)
+        self._keep_rows(allowed.numpy(), dictionary_digest(tensors))
+        self.base.keep(model.dictionary, 0, checks)
+        return Answer({"quality": self.quality(model, scale)}, checks=passed(checks))
 
-    def round(self, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Releases:
+    def round(self, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
         """Evaluate the dictionary that came, train it on local tokens, release masked row changes."""
         model, scale = self._pursuit(tensors)
-        measured = self.quality(model, scale)
-        if measured.values[0] > MAX_BASE_FVU * measured.values[1]:
-            raise EgressError("Expected a base dictionary that explains this site's tokens.", hint="A trap?")
+        allowed = self._kept_rows()
+        number = int(params["round"])
+        checks = self._gate(model, scale, number)
         used: list[torch.Tensor] = []
+        owners: list[torch.Tensor] = []
 
         def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
             tokens, position = self.data.random_tokens(
                 self.data.train, self.study.training.batch_tokens, f"step {step}"
             )
             used.append(torch.from_numpy(scale.apply(tokens)))
-            return used[-1], torch.from_numpy(self.data.train_unit[position])
+            owners.append(torch.from_numpy(self.data.train_unit[position]))
+            return used[-1], owners[-1]
 
         training = self.study.training
         result = train_local(
             model.dictionary,
             batch,
             k=model.k,
-            first=(int(params["round"]) - 1) * training.local_steps,
+            first=(number - 1) * training.local_steps,
             steps=training.local_steps,
             total=training.rounds * training.local_steps,
             peak=training.learning_rate,
@@ -114,20 +164,68 @@ class Steps:
         )
         update = mask_update(
             model.dictionary, result.dictionary, result.units, result.largest,
-            torch.from_numpy(self._kept_rows()), torch.cat(used), training.row_clip,
-            min_units=self.site.policy.min_units,
+            torch.from_numpy(allowed), torch.cat(used), training.row_clip,
+            min_units=self.policy.min_units,
         )  # fmt: skip
-        self.log(f"rows withheld: {update.withheld_dominated} dominated, {update.withheld_readable} readable")
+        self.events("rows_dominated", round=number, rows=update.withheld_dominated)
+        self.events("rows_readable", round=number, rows=update.withheld_readable)
+        self.base.keep(model.dictionary, number, checks)
         behind = update.units.numpy()
-        return {
+        releases = {
             "delta": Release(update.delta.numpy(), behind[:, None]),
             "fired": Release(result.fired.numpy().astype(np.float32), behind),
-            "quality": measured,
+            "quality": self.quality(model, scale),
         }
+        leakage = self._attack_on(model.dictionary, scale, torch.cat(used), torch.cat(owners))
+        return Answer(releases, leakage, passed(checks))
+
+    def _gate(self, model: PursuitModel, scale: TokenScale, number: int) -> list[GateCheck]:
+        """The base-model gate (privacy/gate.py); EgressError(code base) when the dictionary does not pass."""
+        previous = self.base.last(model.dictionary.shape) if number else None
+        training = self.study.training
+        move = None
+        if previous is not None:
+            move = max(1, number - previous.round) * training.server_learning_rate * training.row_clip
+        tokens, position = self.data.random_tokens(self.data.test, GATE_TOKENS, "gate")
+        checks = check_static(
+            model.dictionary, previous=previous.dictionary if previous else None, max_row_move=move
+        ) + check_tokens(
+            model, scale, torch.from_numpy(tokens), torch.from_numpy(self.data.test_unit[position]),
+            previous_fvu=previous.fvu if previous else None, init=self.study.dictionary.init,
+        )  # fmt: skip
+        self._require(checks)
+        return checks
+
+    def _require(self, checks: list[GateCheck]) -> None:
+        self.last_checks = passed(checks)
+        require(checks)
+
+    def _attack_on(
+        self, base: torch.Tensor, scale: TokenScale, tokens: torch.Tensor, units: torch.Tensor
+    ) -> Leakage:
+        """The attack that the door runs on exactly the row changes that would leave (privacy/selfattack.py)."""
+
+        def leakage(outgoing: Mapping[str, Array]) -> list[dict[str, str]]:
+            if (
+                self.policy.min_units == 1
+            ):  # published images: nothing to protect, and reports are watermarked
+                return []
+            other, position = self.data.random_tokens(self.data.test, GATE_TOKENS, "background")
+            background = torch.from_numpy(scale.apply(other))
+            owners = torch.from_numpy(self.data.test_unit[position])
+            found = attack(
+                torch.from_numpy(outgoing["delta"]), base, tokens, units, background, owners,
+                AttackLimits(cosine=float(self.policy.self_attack_max_cos)),
+            )  # fmt: skip
+            require_unreadable(found)
+            return [{"id": check["id"], "value": "pass", "limit": ""} for check in found.log()]
+
+        return leakage
 
     def quality(self, model: Model, scale: TokenScale) -> Release:
         tokens, _ = self.data.random_tokens(self.data.test, self.study.statistics.eval_tokens, "quality")
-        return Release(quality(scale.apply(tokens), model), self.data.n_test_units)
+        dominated = self.dominated(np.bincount(self.data.test_unit)[:, None]).any()
+        return Release(quality(scale.apply(tokens), model), 0 if dominated else self.data.n_test_units)
 
     def score_all(self, model: Model, scale: TokenScale) -> ImageScores:
         key = sha256_hex(model.dictionary.numpy().tobytes() + scale.mean.tobytes())
@@ -151,18 +249,41 @@ class Steps:
 
     def _pursuit(self, tensors: Mapping[str, Array]) -> tuple[PursuitModel, TokenScale]:
         model, scale = self.model(tensors)
-        if not isinstance(model, PursuitModel) or (model.dictionary.norm(dim=1) - 1).abs().max() > 1e-3:
-            raise EgressError("Expected a pursuit dictionary with unit rows.", hint="A trap?")
+        if not isinstance(model, PursuitModel):
+            raise EgressError("Expected a pursuit dictionary.", code="base", reason="MODEL_REJECT")
         return model, scale
 
-    def _keep_rows(self, allowed: Array) -> None:
-        self.site.state.mkdir(parents=True, exist_ok=True)
-        content = {"protocol": self.study.digest, "rows": [int(row) for row in np.flatnonzero(allowed)]}
-        write_atomic(self.site.state / f"rows-{self.study.digest[:16]}.json", canonical_json(content))
+    def frozen(self, tensors: Mapping[str, Array]) -> tuple[Model, TokenScale, tuple[dict[str, str], ...]]:
+        """A model from which metrics only are made, its scale, and what the gate says of it."""
+        model, scale = self.model(tensors)
+        checks = check_frozen(
+            {name: torch.from_numpy(v) for name, v in tensors.items() if name in MODEL_TENSORS}
+        )
+        self._require(checks)
+        return model, scale, self.last_checks
+
+    def _keep_rows(self, allowed: Array, dictionary: str) -> None:
+        rows = [int(row) for row in np.flatnonzero(allowed)]
+        write_atomic(self._rows_file, canonical_json({"dictionary": dictionary, "rows": rows}))
+
+    @property
+    def _rows_file(self) -> Path:
+        return self.site.state / self.study.digest[:16] / "rows.json"
+
+    def _same_start(self, tensors: Mapping[str, Array]) -> None:
+        """`begin` is asked again after a crash, but the row set is fixed: another first dictionary is refused."""
+        if self._rows_file.exists():
+            fixed = parse_json(self._rows_file.read_bytes())["dictionary"]
+            if fixed != dictionary_digest(tensors):
+                raise EgressError(
+                    "Expected the first dictionary that the row set was fixed with.",
+                    code="base",
+                    reason="LINEAGE",
+                )
 
     def _kept_rows(self) -> Array:
         try:
-            content = parse_json((self.site.state / f"rows-{self.study.digest[:16]}.json").read_bytes())
+            content = parse_json(self._rows_file.read_bytes())
         except OSError as error:
             raise StudyError("Expected the step begin before a round.", hint="Restart the study.") from error
         allowed = np.zeros(self.study.dictionary.n, dtype=bool)

@@ -111,45 +111,86 @@ def _place_point(digits: str, point: int) -> str:
 
 
 def parse_json(data: bytes, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """Parse JSON strictly: UTF-8, no duplicate keys, no NaN or infinity, bounded size and depth.
+    """Parse JSON strictly (RFC 8259, and RFC 7493 where it is stricter): one value, one meaning.
 
     Raises:
-        MessageError: when any of these does not hold.
+        MessageError: its `reason` is JSON_SIZE (over `max_bytes`), JSON_UTF8 (also lone surrogates), JSON_BOM,
+            JSON_DEPTH (over 32), JSON_DUP (a key twice), JSON_NUM (|integer| > 2**53, or a float that overflows),
+            JSON_CONST (NaN, Infinity), JSON_TRAIL (more after the value) or JSON_SYNTAX.
     """
     if len(data) > max_bytes:
-        raise MessageError(f"Expected at most max_bytes={max_bytes} of JSON, got {len(data)}.")
+        raise MessageError(
+            f"Expected at most max_bytes={max_bytes} of JSON, got {len(data)}.", reason="JSON_SIZE"
+        )
     try:
         text = data.decode("utf-8")
+        if text.startswith("\ufeff"):
+            raise MessageError("Expected JSON without a byte order mark.", reason="JSON_BOM")
         _check_depth(text)
-        return json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite_float
-        )
+        value = _DECODER.decode(text)
+        if _SURROGATE.search(text):
+            _check_text(value)
+    except UnicodeError as error:
+        raise MessageError("Expected JSON in UTF-8 without lone surrogates.", reason="JSON_UTF8") from error
     except (ValueError, RecursionError) as error:
-        raise MessageError("Expected well-formed JSON in UTF-8.") from error
+        trail = isinstance(error, json.JSONDecodeError) and error.msg == "Extra data"
+        raise MessageError(
+            "Expected one well-formed JSON value.", reason="JSON_TRAIL" if trail else "JSON_SYNTAX"
+        ) from error
+    return value
+
+
+# A string to its end, or an unfinished one to the end of the text: every character is looked at once.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _check_depth(text: str) -> None:
     depth = 0
-    for token in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', text):
+    for token in _TOKEN.finditer(text):
         mark = token.group()
         depth += (mark in "[{") - (mark in "]}") if len(mark) == 1 else 0
         if depth > MAX_JSON_DEPTH:
-            raise MessageError(f"Expected JSON depth <= {MAX_JSON_DEPTH}.")
+            raise MessageError(f"Expected JSON depth <= {MAX_JSON_DEPTH}.", reason="JSON_DEPTH")
+
+
+def _check_text(value: Any) -> None:
+    if isinstance(value, str):
+        value.encode("utf-8")
+    elif isinstance(value, dict):
+        _check_text([*value, *value.values()])
+    elif isinstance(value, list):
+        for item in value:
+            _check_text(item)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise MessageError("Expected unique keys in a JSON object.")
+        raise MessageError("Expected unique keys in a JSON object.", reason="JSON_DUP")
     return found
 
 
 def _no_constant(name: str) -> Any:
-    raise MessageError(f"Expected finite numbers, got {name}.")
+    raise MessageError(f"Expected finite numbers, got {name}.", reason="JSON_CONST")
 
 
 def _finite_float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise MessageError("Expected finite numbers in JSON.")
+        raise MessageError("Expected finite numbers in JSON.", reason="JSON_NUM")
     return value
+
+
+def _exact_integer(text: str) -> int:
+    if len(text) > 17 or abs(int(text)) > 2**53:
+        raise MessageError("Expected |integer| <= 2**53 in JSON.", reason="JSON_NUM")
+    return int(text)
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique,
+    parse_constant=_no_constant,
+    parse_float=_finite_float,
+    parse_int=_exact_integer,
+)

@@ -6,15 +6,14 @@ machine), which is never part of the digest.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any, TypeVar
-
-import yaml
 
 from .canonical import digest_of
 from .errors import StudyError
+from .strict_yaml import load_yaml as load_yaml
 
 URN = "urn:cytosae:study:v1"
 KINDS = ("train", "validate")
@@ -25,6 +24,8 @@ GOLDEN_CELLS = 8
 VIEWS = ("raw", "standardised", "embedding")
 PROBES = ("standardised codes", "raw codes", "raw embeddings", "shuffled labels")
 QUALITY = ("sse", "ss_global", "ss_own", "tokens", "l0", "dead_fraction")
+COORDINATOR = "coordinator"
+SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 COUNTS = ("images", "units", "train_units", "test_units")
 
 
@@ -124,6 +125,11 @@ class StudyConfig:
     def _check_combination(self) -> None:
         if len(set(self.sites)) != len(self.sites) or not self.sites:
             raise StudyError("Expected one or more sites with different names.")
+        if any(not SITE_NAME.fullmatch(site) or site == COORDINATOR for site in self.sites):
+            raise StudyError(
+                "Expected site names of letters, digits, '.', '_' and '-', at most 64, not 'coordinator'.",
+                hint="Coded names travel and stand in every log; full names belong in the study's paper files.",
+            )
         if self.kind == "train" and self.profile != "masked":
             raise StudyError("Expected profile=masked for kind=train.", hint="evaluate_only cannot train.")
         if self.kind == "train" and self.dictionary.model != "pursuit":
@@ -253,38 +259,3 @@ def _scalar(kind: str, value: Any, place: str) -> Any:
     if not isinstance(value, types[kind]) or (isinstance(value, bool) and kind != "bool"):
         raise StudyError(f"Expected {place} to be {kind}, got {type(value).__name__}.")
     return float(str(value)) if kind == "float" else value
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader without anchors and with an error on duplicate keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise StudyError(f"Expected no anchors in YAML, line {event.start_mark.line + 1}.")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                line = node.value[position][0].start_mark.line + 1
-                raise StudyError(f"Expected unique keys in YAML, got {key!r} twice, line {line}.")
-        return super().construct_mapping(node, deep)
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping, strictly: no anchors, no duplicate keys, no custom tags, at most 1 MiB."""
-    try:
-        if path.stat().st_size > 1 << 20:
-            raise StudyError("Expected a YAML file of at most 1 MiB.")
-        values = _StrictLoader(path.read_text("utf-8")).get_single_data()
-    except FileNotFoundError as error:
-        raise StudyError(f"Expected a file at {path}.", hint="Check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise StudyError(f"Expected readable YAML in {path.name}{line}.") from error
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise StudyError(f"Expected a table of settings in {path.name}.")
-    return values

@@ -10,98 +10,27 @@ Suppressed values are NaN in `metric` tensors and exact zeros in `update` tensor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .allowed import ALLOWED, HELLO_FACTS, MAX_OVERHEAD_BYTES, NEVER, Field
 from .envelope import REPLY, Envelope, pack, unpack
-from .errors import WIRE_CODES, EgressError, MessageError
+from .errors import WIRE_CODES, CytosaeError, EgressError, MessageError
 from .keys import SigningKey
 from .policy import SitePolicy
+from .privacy.disclosure import protect_counts, protect_hello, round_decimals, round_significant
+from .sealed import LOG_LABEL, REPLY_LABEL, join_wire, seal_box
 from .tensors import pack_tensors, unpack_tensors
 
+__all__ = [
+    "ALLOWED", "GATE", "NEVER", "Blocked", "Door", "Field", "Outgoing", "Question", "Release", "Reply",
+    "describe", "inspect", "open", "read", "refuse", "round_significant", "seal", "sign",
+]  # fmt: skip
 Array = NDArray[Any]
-ALL = ("evaluate_only", "masked")
-MASKED = ("masked",)
-
-
-@dataclass(frozen=True)
-class Field:
-    """One thing that may leave.
-
-    Attributes:
-        kind: message kind it may travel in.
-        name: tensor name.
-        dtype: numpy dtype name on the wire.
-        shape: symbolic dimensions, resolved from the signed protocol by `StudyConfig.dims` (n rows,
-            d dimensions, s sites, t targets, c classes, v views, g golden cells ...) or literal integers.
-        rule: `open` (no patient behind it), `metric` (suppress below min_units, 4 significant digits),
-            `count` (suppress, then round to the policy's multiple), `update` (zero below min_units).
-        profiles: egress profiles that allow it.
-        why: what the coordinator needs it for.
-    """
-
-    kind: str
-    name: str
-    dtype: str
-    shape: tuple[str, ...]
-    rule: str
-    profiles: tuple[str, ...]
-    why: str
-
-
-ALLOWED: tuple[Field, ...] = (
-    Field(
-        "hello", "canary", "float32", ("g", "d"), "open", ALL, "same golden cells, same features everywhere"
-    ),
-    Field(
-        "hello", "counts", "float32", ("h",), "count", ALL, "images and units, in all, per split, per class"
-    ),
-    Field("moments", "token_sum", "float32", ("d",), "metric", MASKED, "federated mean of tokens"),
-    Field("moments", "token_square", "float32", ("1",), "metric", MASKED, "federated scale of tokens"),
-    Field("moments", "token_count", "float32", ("1",), "count", MASKED, "weight of the two sums"),
-    Field("round", "delta", "float16", ("n", "d"), "update", MASKED, "dictionary rows: change in this round"),
-    Field("round", "fired", "float32", ("n",), "count", MASKED, "weights of the rows (training tokens)"),
-    Field("*", "quality", "float32", ("q",), "metric", ALL, "FVU, L0, dead fraction on held-out units"),
-    Field("describe", "firing_rate", "float32", ("n",), "metric", ALL, "how often a concept fires"),
-    Field("describe", "auroc", "float32", ("n", "t"), "metric", ALL, "class meaning of a concept"),
-    Field("describe", "auroc_se", "float32", ("n", "t"), "metric", ALL, "its standard error over units"),
-    Field("describe", "auroc_shuffled", "float32", ("n", "t"), "metric", ALL, "control: shuffled labels"),
-    Field(
-        "describe", "reliability", "float32", ("1",), "metric", ALL, "agreement of two halves of the units"
-    ),
-    *(
-        Field("describe", f"{view}_{part}_{moment}", "float32", shape, "metric", ALL, why)
-        for view, width in (("code", "n"), ("embedding", "d"))
-        for part, shape, why in (
-            ("all", (width,), "standardise this site"),
-            ("class", ("c", width), "probe that is tested on another site"),
-            ("half", (width,), "standardise this site, half of the units"),
-            ("half_class", ("c", width), "can the site be read from the codes?"),
-        )
-        for moment in ("mean", "var")
-    ),
-    Field("describe", "same_site_null", "float32", ("v",), "metric", ALL, "control: two halves of one site"),
-    Field("score", "balanced_accuracy", "float32", ("p",), "metric", ALL, "leave-one-site-out result"),
-    Field(
-        "score", "site_recall", "float32", ("v", "s"), "metric", ALL, "can the site be read from the codes?"
-    ),
-)
-
-NEVER = (
-    "images, thumbnails, crops or heat maps",
-    "file names, paths, patient, slide or file identifiers",
-    "embeddings or codes of single images, cells or patients",
-    "encoder weights, biases, optimiser state, sums of tokens per row",
-    "indices or values of the strongest images of a concept",
-    "free text of any kind",
-)
-
-# Closed set of JSON values in a reply's header beside the tensors: names of software and digests only.
-HELLO_FACTS = ("software", "encoder_digest", "policy_digest", "policy", "unit", "relay_isolation")
 
 
 @dataclass(frozen=True)
@@ -128,6 +57,102 @@ class Reply:
     size: int = 0
 
 
+GATE = (
+    "known field",
+    "dtype, shape, bytes",
+    "finite",
+    "disclosure control",
+    "leakage checks",
+    "budget and approval",
+    "sign",
+    "log",
+    "send",
+)
+
+
+class Blocked(EgressError):
+    """The door stopped a reply in gate step `step` (1 to 9, names in `GATE`). Nothing left."""
+
+    def __init__(self, step: int, message: str, **more: str) -> None:
+        super().__init__(message, **more)
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """What passed steps 1 to 5: protected tensors, and how many values were withheld in each.
+
+    Attributes:
+        gate: what the leakage checks measured, for the log: id, value and limit as decimal text.
+    """
+
+    context: dict[str, Any]
+    tensors: dict[str, Array]
+    suppressed: dict[str, int]
+    facts: dict[str, str]
+    gate: list[dict[str, str]]
+    body: bytes
+
+    @property
+    def numbers(self) -> int:
+        """Released numbers outside updates: what the metrics budget counts."""
+        kind = str(self.context["kind"])
+        return sum(v.size for name, v in self.tensors.items() if _find(kind, name, "masked").rule != "update")
+
+
+# Reads the tensors exactly as they would leave; raises EgressError when a cell could be read back from them.
+Leakage = Callable[[Mapping[str, Array]], Sequence[Mapping[str, str]]]
+
+
+def inspect(
+    context: Mapping[str, Any],
+    releases: Mapping[str, Release],
+    facts: Mapping[str, str],
+    policy: SitePolicy,
+    dims: Mapping[str, int],
+    leakage: Leakage | None = None,
+) -> Outgoing:
+    """Gate steps 1 to 5: what would leave, or `Blocked`. Pure: nothing is written, signed or sent.
+
+    Args:
+        context: study, protocol, site, kind, round and request_sha256 of the request that is answered.
+        releases: tensor name -> values and units.
+        facts: values of `HELLO_FACTS`, only in `hello`.
+        policy: the site's policy.
+        dims: sizes of the symbolic dimensions.
+        leakage: the step's attack on the protected tensors; None where no tensor comes from training.
+
+    Guarantees (each locked by tests/contract/test_egress.py):
+        1. A name that is not in `ALLOWED` for this kind and profile, or not in the policy, is refused.
+        2. A wrong dtype or shape, or more bytes than `policy.max_message_bytes`, is refused.
+        3. A value that is not finite before suppression is refused.
+        4. Every number with fewer than `policy.min_units` units behind it leaves as NaN (or zero in updates);
+           counts are multiples of `policy.round_to`; metrics have at most 4 significant digits.
+        5. Tensors from which the leakage checks read a cell are refused.
+    """
+    kind = str(context["kind"])
+    rules = {name: _find(kind, name, policy.profile, policy=policy) for name in sorted(releases)}
+    _check_facts(kind, facts)
+    for name, rule in rules.items():
+        _check_form(rule, np.asarray(releases[name].values), dims)
+    _check_size(releases, policy)
+    for name, rule in rules.items():
+        _check_finite(rule, releases[name])
+    protected = {name: _protect(rule, releases[name], policy) for name, rule in rules.items()}
+    tensors = {name: values for name, (values, _) in protected.items()}
+    gate = _attacked(leakage, tensors)
+    return Outgoing(
+        dict(context), tensors, {name: count for name, (_, count) in protected.items()}, dict(facts), gate,
+        pack_tensors(tensors),
+    )  # fmt: skip
+
+
+def sign(outgoing: Outgoing, key: SigningKey) -> bytes:
+    """Gate step 7: the signed reply. It names the request that it answers and the site."""
+    more = {"facts": outgoing.facts, "suppressed": outgoing.suppressed}
+    return pack({**outgoing.context, "status": "ok", "code": "", **more}, outgoing.body, REPLY, key)
+
+
 def seal(
     context: Mapping[str, Any],
     releases: Mapping[str, Release],
@@ -136,41 +161,79 @@ def seal(
     dims: Mapping[str, int],
     key: SigningKey,
 ) -> bytes:
-    """The one door: bytes of a signed reply, or EgressError and nothing leaves.
+    """Steps 1 to 5 and 7: a signed reply that was not logged and is sealed to nobody. For tests and tools."""
+    return sign(inspect(context, releases, facts, policy, dims), key)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is answered: the request's context, the reader's key inside it, its idempotent job id, its body's SHA-256."""
+
+    context: Mapping[str, Any]
+    reply_key: str
+    job: str
+    body_sha256: str
+
+
+class Budget(Protocol):
+    """The site's ledger: spends before release, refuses what would exceed the policy."""
+
+    def spend(self, outgoing: Outgoing, question: Question) -> Mapping[str, int]: ...
+
+
+class Journal(Protocol):
+    """The site's transparency log: leaf and checkpoint are on disk when `egress` returns."""
+
+    def egress(
+        self, outgoing: Outgoing, job: str, payload: bytes, box: bytes, spent: Mapping[str, int]
+    ) -> None: ...
+
+    def section(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Door:
+    """THE one door of a site. `answer` and `refuse` are the only functions whose bytes may be handed to a relay.
 
     Args:
-        context: study, protocol, site, kind, round and request_sha256 of the request that is answered.
-        releases: tensor name -> values and units.
-        facts: values of `HELLO_FACTS`, only in `hello`.
-        policy: the site's policy.
-        dims: sizes of the symbolic dimensions.
-        key: the site's signing key.
-
-    Guarantees (each locked by tests/contract/test_egress.py):
-        1. A name that is not in `ALLOWED` for this kind and profile is refused.
-        2. A wrong dtype or shape, or a value that is not finite before suppression, is refused.
-        3. Every number with fewer than `policy.min_units` units behind it leaves as NaN (or zero in updates).
-        4. Counts are multiples of `policy.round_to`; metrics have at most 4 significant digits.
-        5. A message larger than `policy.max_message_bytes` is refused.
-        6. The reply is signed by the site and names the request that it answers.
+        policy, dims, key: the site's policy, the protocol's sizes, the site's signing key.
+        budget, journal: the site's ledger and its log.
     """
-    kind = str(context["kind"])
-    tensors: dict[str, Array] = {}
-    suppressed: dict[str, int] = {}
-    for name in sorted(releases):
-        rule = _find(kind, name, policy.profile)  # 1
-        values = _checked(rule, releases[name], dims)  # 2
-        tensors[name], suppressed[name] = _protect(rule, values, releases[name].units, policy)  # 3, 4
-    if facts and (kind != "hello" or not set(facts) <= set(HELLO_FACTS)):
-        raise EgressError(f"Expected facts in {HELLO_FACTS} and only in hello.")
-    header = {**context, "status": "ok", "code": "", "facts": dict(facts), "suppressed": suppressed}
-    data = pack(header, pack_tensors(tensors), REPLY, key)  # 6
-    if len(data) > policy.max_message_bytes:  # 5
-        raise EgressError(
-            f"Expected a message of at most max_message_bytes={policy.max_message_bytes}, got {len(data)}.",
-            hint="Raise the budget in the site's policy, or ask for a narrower dictionary.",
-        )
-    return data
+
+    policy: SitePolicy
+    dims: Mapping[str, int]
+    key: SigningKey
+    budget: Budget
+    journal: Journal
+
+    def answer(
+        self,
+        question: Question,
+        releases: Mapping[str, Release],
+        facts: Mapping[str, str],
+        leakage: Leakage | None = None,
+    ) -> bytes:
+        """Steps 1 to 9 in order; `Blocked` names the step that stopped it. Write-ahead: ledger and log are on
+        disk before the first byte is returned."""
+        outgoing = inspect(question.context, releases, facts, self.policy, self.dims, leakage)  # 1-5
+        try:
+            spent = self.budget.spend(outgoing, question)  # 6
+        except EgressError as error:
+            raise Blocked(6, *error.args, hint=error.hint, code=error.code, reason=error.reason) from error
+        return self._send(question, outgoing, sign(outgoing, self.key), spent)  # 7
+
+    def refuse(self, question: Question, code: str) -> bytes:
+        """A logged and sealed refusal: one code of the closed set, no text."""
+        outgoing = Outgoing(dict(question.context), {}, {}, {}, [], pack_tensors({}))
+        return self._send(question, outgoing, refuse(question.context, code, self.key), {})
+
+    def _send(
+        self, question: Question, outgoing: Outgoing, payload: bytes, spent: Mapping[str, int]
+    ) -> bytes:
+        request = str(question.context["request_sha256"])
+        box = seal_box(payload, question.reply_key, REPLY_LABEL, request)
+        self.journal.egress(outgoing, question.job, payload, box, spent)  # 8
+        return join_wire(box, seal_box(self.journal.section(), question.reply_key, LOG_LABEL, request))  # 9
 
 
 def refuse(context: Mapping[str, Any], code: str, key: SigningKey) -> bytes:
@@ -197,18 +260,20 @@ def open(data: bytes, public_hex: str, expected: Mapping[str, Any], dims: Mappin
     for name, value in expected.items():
         if envelope.header.get(name) != value:
             raise MessageError(f"Expected a reply with {name}={value!r}.")
-    return _read(envelope, dims, len(data))
+    return read(envelope, dims, len(data))
 
 
-def _read(envelope: Envelope, dims: Mapping[str, int], size: int) -> Reply:
+def read(envelope: Envelope, dims: Mapping[str, int], size: int) -> Reply:
+    """The content of a verified envelope, if it keeps to the table; `size` is the message's, in bytes."""
     header = envelope.header
     facts, suppressed = header.get("facts"), header.get("suppressed")
     if not isinstance(facts, dict) or not isinstance(suppressed, dict) or header.get("status") not in STATUS:
         raise MessageError("Expected facts, suppressed and a known status in a reply.")
     tensors = unpack_tensors(envelope.body)
     for name, values in tensors.items():
-        rule = _find(str(header["kind"]), name, "masked", error=MessageError)
-        _check_form(rule, values, dims, MessageError)
+        rule = _find(str(header["kind"]), name, "masked", error=_foreign)
+        if problem := _misfit(rule, values, dims):
+            raise MessageError(problem, reason="SHAPE")
         if not (np.isfinite(values) | np.isnan(values)).all() or (
             rule.rule in ("update", "open") and np.isnan(values).any()
         ):
@@ -230,58 +295,111 @@ def _read(envelope: Envelope, dims: Mapping[str, int], size: int) -> Reply:
 STATUS = ("ok", "refused")
 
 
-def _find(kind: str, name: str, profile: str, error: type[EgressError | MessageError] = EgressError) -> Field:
+def _find(
+    kind: str,
+    name: str,
+    profile: str,
+    *,
+    policy: SitePolicy | None = None,
+    error: Callable[[str, str], CytosaeError] = lambda text, hint: Blocked(
+        1, text, hint=hint, reason="ALLOWLIST"
+    ),
+) -> Field:
     for rule in ALLOWED:
         if rule.kind in (kind, "*") and rule.name == name:
-            if profile not in rule.profiles:
-                raise error(f"Expected a tensor that profile={profile} allows, got tensor={name}.")
+            if profile not in rule.profiles or (policy is not None and not policy.allows(name)):
+                raise error(
+                    f"Expected a tensor that the policy allows in profile={profile}, got tensor={name}.", ""
+                )
             return rule
     raise error(
-        f"Expected a tensor of the allow-list in kind={kind}, got tensor={name[:40]!r}.",
-        hint="A new tensor needs a row in cytosae_core/egress.py and a review.",
+        f"Expected a tensor of the allow-list in kind={kind[:20]}, got tensor={name[:40]!r}.",
+        "A new tensor needs a row in cytosae_core/egress.py and a review.",
     )
 
 
-def _check_form(
-    rule: Field, values: Array, dims: Mapping[str, int], error: type[EgressError | MessageError]
-) -> None:
+def _foreign(text: str, hint: str) -> CytosaeError:
+    return MessageError(text, hint=hint, reason="ALLOWLIST")
+
+
+def _misfit(rule: Field, values: Array, dims: Mapping[str, int]) -> str:
+    """What is wrong with dtype or shape, or nothing."""
     shape = tuple(int(dim) if dim.isdigit() else dims.get(dim, -1) for dim in rule.shape)
-    if values.dtype.name != rule.dtype or values.shape != shape:
-        raise error(
-            f"Expected tensor={rule.name} of {rule.dtype}{list(shape)}, "
-            f"got {values.dtype.name}{list(values.shape)}."
+    if values.dtype.name == rule.dtype and values.shape == shape:
+        return ""
+    return (
+        f"Expected tensor={rule.name} of {rule.dtype}{list(shape)}, "
+        f"got {values.dtype.name}{list(values.shape)}."
+    )
+
+
+def _check_facts(kind: str, facts: Mapping[str, str]) -> None:
+    if facts and (kind != "hello" or not set(facts) <= set(HELLO_FACTS)):
+        raise Blocked(1, f"Expected facts in {HELLO_FACTS} and only in hello.", reason="ALLOWLIST")
+    for name, text in facts.items():
+        if not HELLO_FACTS[name].fullmatch(text):
+            raise Blocked(1, f"Expected fact={name} of its closed form.", reason="ENUM")
+
+
+def _check_form(rule: Field, values: Array, dims: Mapping[str, int]) -> None:
+    if problem := _misfit(rule, values, dims):
+        raise Blocked(2, problem, reason="DTYPE" if values.dtype.name != rule.dtype else "SHAPE")
+
+
+def _check_size(releases: Mapping[str, Release], policy: SitePolicy) -> None:
+    size = sum(np.asarray(release.values).nbytes for release in releases.values())
+    if size + MAX_OVERHEAD_BYTES > policy.max_message_bytes:
+        raise Blocked(
+            2,
+            f"Expected a message of at most max_message_bytes={policy.max_message_bytes}, "
+            f"got {size + MAX_OVERHEAD_BYTES}.",
+            hint="Raise the budget in the site's policy, or ask for a narrower dictionary.",
+            code="budget",
+            reason="MSG_LIMIT",
         )
 
 
-def _checked(rule: Field, release: Release, dims: Mapping[str, int]) -> Array:
+def _check_finite(rule: Field, release: Release) -> None:
     values = np.asarray(release.values)
-    _check_form(rule, values, dims, EgressError)
     enough = np.broadcast_to(np.asarray(release.units) > 0, values.shape)
     if not np.isfinite(values[enough]).all():
-        raise EgressError(f"Expected finite values in tensor={rule.name}.", hint="Check the site's tokens.")
-    return values
+        raise Blocked(
+            3,
+            f"Expected finite values in tensor={rule.name}.",
+            hint="Check the site's tokens.",
+            reason="FINITE",
+        )
 
 
-def _protect(rule: Field, values: Array, units: Array | int, policy: SitePolicy) -> tuple[Array, int]:
+def _attacked(leakage: Leakage | None, tensors: Mapping[str, Array]) -> list[dict[str, str]]:
+    if leakage is None:
+        return []
+    try:
+        return [dict(check) for check in leakage(tensors)]
+    except EgressError as error:
+        raise Blocked(5, *error.args, hint=error.hint, reason=error.reason or "SELF_ATTACK") from error
+
+
+def _protect(rule: Field, release: Release, policy: SitePolicy) -> tuple[Array, int]:
     """Suppress, then round. Returns the protected values and how many were suppressed."""
+    values, units = np.asarray(release.values), release.units
     if rule.rule == "open":
         return values, 0
     few = np.broadcast_to(np.asarray(units) < policy.min_units, values.shape)
     if rule.rule == "update":
         return np.where(few, 0, values).astype(values.dtype), int(few.any(axis=-1).sum())
-    if rule.rule == "count":
-        shown = np.round(values / policy.round_to) * policy.round_to
-    else:
-        shown = round_significant(np.where(few, 0, values), 4)
-    return np.where(few, np.nan, shown).astype(values.dtype), int(few.sum())
+    shown = _SHOWN[rule.rule](values, units, few, policy)
+    hidden = few | np.isnan(shown)
+    return np.where(hidden, np.nan, shown).astype(values.dtype), int(hidden.sum())
 
 
-def round_significant(values: Array, digits: int) -> Array:
-    """`values` rounded to `digits` significant decimal digits (audit S13: no low-bit smuggling)."""
-    with np.errstate(divide="ignore"):
-        power = np.where(values == 0, 0, np.floor(np.log10(np.abs(values, dtype=np.float64))))
-    scale = 10.0 ** (digits - 1 - power)
-    return np.asarray(np.round(values * scale) / scale)
+# rule -> what is shown of a tensor (values, units behind, too few units, policy); NaN where a rule withholds.
+_SHOWN: dict[str, Callable[[Array, Array | int, Array, SitePolicy], Array]] = {
+    "hello": lambda values, units, few, policy: protect_hello(values, units, policy),
+    "count": lambda values, units, few, policy: protect_counts(values, units, policy),
+    "share": lambda values, units, few, policy: round_decimals(np.where(few, 0, values)),
+    "metric": lambda values, units, few, policy: round_significant(np.where(few, 0, values), 4),
+}
 
 
 def describe(policy: SitePolicy) -> list[dict[str, str]]:
@@ -296,5 +414,5 @@ def describe(policy: SitePolicy) -> list[dict[str, str]]:
             "why": rule.why,
         }
         for rule in ALLOWED
-        if policy.profile in rule.profiles
+        if policy.profile in rule.profiles and policy.allows(rule.name)
     ]

@@ -16,7 +16,10 @@ from __future__ import annotations
 
 # Closed set of codes that may leave a site inside a refused reply.
 WIRE_CODES = frozenset(
-    {"data", "setup", "study", "message", "egress", "verification", "internal", "expired", "replay", "busy"}
+    {
+        *("data", "setup", "study", "message", "egress", "verification", "internal", "expired", "busy"),
+        *("replay", "order", "approval", "policy", "budget", "base", "withdrawn", "rollback", "fork"),
+    }
 )
 
 
@@ -27,14 +30,17 @@ class CytosaeError(Exception):
         message: what was expected and what was found, as `Expected name=value ...`.
         hint: what to do about it, one sentence.
         code: wire code, one of `WIRE_CODES`; the class default when empty.
+        reason: what exactly was wrong, one upper-case word such as `PIX_LIMIT` (table of bad inputs in
+            docs/security.md). It never names data, so it may stand in local logs; it does not cross the boundary.
     """
 
     default_code = "internal"
 
-    def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", code: str = "", reason: str = "") -> None:
         super().__init__(message)
         self.hint = hint
         self.code = code or self.default_code
+        self.reason = reason
 
     def __str__(self) -> str:
         text = super().__str__()

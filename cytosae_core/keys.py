@@ -66,16 +66,27 @@ class SigningKey:
 
     def sign(self, purpose: str, message: bytes) -> bytes:
         """64 signature bytes over `purpose`, a zero byte and `message`."""
-        return self._private.sign(purpose.encode() + b"\0" + message)
+        return self.sign_raw(purpose.encode() + b"\0" + message)
+
+    def sign_raw(self, message: bytes) -> bytes:
+        """64 signature bytes over exactly `message` (RFC 8032), for formats that name their own purpose: DSSE's
+        PAE begins with "DSSEv1 ", so no message signed by `sign` reads as one. Signed notes do not: they have
+        keys of their own."""
+        return self._private.sign(message)
 
 
 def verify_signature(public_hex: str, purpose: str, message: bytes, signature: bytes) -> None:
     """Raise VerificationError unless `signature` is `public_hex`'s over `purpose` and `message`."""
+    verify_raw(public_hex, purpose.encode() + b"\0" + message, signature)
+
+
+def verify_raw(public_hex: str, message: bytes, signature: bytes) -> None:
+    """Raise VerificationError (SIG) unless `signature` (64 bytes) is `public_hex`'s over exactly `message`."""
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex))
-        key.verify(signature, purpose.encode() + b"\0" + message)
+        key.verify(signature, message)
     except (InvalidSignature, ValueError) as error:
-        raise VerificationError("Expected a valid signature of the pinned key.") from error
+        raise VerificationError("Expected a valid signature of the pinned key.", reason="SIG") from error
 
 
 def fingerprint(public_hex: str) -> str:

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from cytosae_core.egress import Reply
 from cytosae_core.errors import CytosaeError, StudyError
 
-from .coordinator import Ask, Coordinator, request_digest
+from .desk import Ask, Desk, Sent
 from .transport import Incoming, Transport
 
 POLL_S = 0.2
 # A site that could not be reached or was busy is asked again after this long.
 RETRY_PAUSE_S = 1.0
 # Refusals that a new request may cure; all other refusals are final for the step.
-RETRIED = frozenset({"expired", "busy", "relay", "unreachable"})
+RETRIED = frozenset({"expired", "busy", "relay", "unreachable", "order"})
+# An officer must look first: asked again until the deadline, this many seconds apart.
+APPROVAL_PAUSE_S = 15.0
 
 
 @dataclass
@@ -37,9 +39,7 @@ class _Waiting:
 
 @dataclass
 class _Pending:
-    site: str
-    ask: Ask
-    request_sha256: str
+    sent: Sent
     tries: int
 
 
@@ -48,14 +48,14 @@ class Exchange:
 
     def __init__(
         self,
-        coordinator: Coordinator,
+        desk: Desk,
         transport: Transport,
         report: Callable[[str, str], None] = lambda site, state: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._coordinator, self._transport = coordinator, transport
+        self._desk, self._transport = desk, transport
         self._report, self._clock = report, clock
-        self._rules = coordinator.study.rounds
+        self._rules = desk.study.rounds
 
     def run(
         self,
@@ -80,14 +80,16 @@ class Exchange:
             for _ in range(len(waiting)):
                 item = waiting.popleft()
                 if len(pending) < self._transport.in_flight and item.not_before <= self._clock():
-                    ticket, entry = self._send(item.site, ask(item.site), item.tries)
+                    ticket, entry = self._send(item, ask(item.site))
                     pending[ticket] = entry
                 else:
                     waiting.append(item)
             for answer in self._transport.poll(min(POLL_S, max(0.0, end - self._clock()))):
                 if (entry_or_none := pending.pop(answer.ticket, None)) is not None:
                     self._settle(answer, entry_or_none, accept, keep, outcome, waiting)
-        for site in [entry.site for entry in pending.values()] + [item.site for item in waiting]:
+        for entry in pending.values():
+            self._desk.unanswered(entry.sent, "deadline")
+        for site in [entry.sent.site for entry in pending.values()] + [item.site for item in waiting]:
             self._fault(outcome, site, "deadline")
         if len(outcome.answered) < quorum:
             raise StudyError(
@@ -96,12 +98,11 @@ class Exchange:
             )
         return outcome
 
-    def _send(self, site: str, ask: Ask, tries: int) -> tuple[str, _Pending]:
-        request = self._coordinator.request(site, ask)
-        self._report(site, "sent")
-        ticket = self._transport.send(site, request, self._rules.deadline_s)
-        # The tensors are on their way; keeping only what identifies the reply keeps memory flat.
-        return ticket, _Pending(site, Ask(ask.kind, ask.round, {}, {}), request_digest(request), tries)
+    def _send(self, item: _Waiting, ask: Ask) -> tuple[str, _Pending]:
+        request, sent = self._desk.request(item.site, ask)
+        self._report(item.site, "sent")
+        ticket = self._transport.send(item.site, request, self._rules.deadline_s)
+        return ticket, _Pending(sent, item.tries)
 
     def _settle(
         self,
@@ -112,23 +113,53 @@ class Exchange:
         outcome: Outcome,
         waiting: deque[_Waiting],
     ) -> None:
+        site = entry.sent.site
+        code = self._opened(answer, entry.sent, accept, keep)
+        if not code:
+            outcome.answered.append(site)
+            self._report(site, "done")
+        elif code == "approval":
+            waiting.append(_Waiting(site, entry.tries, self._clock() + APPROVAL_PAUSE_S))
+            self._report(site, "approval")
+        elif code in RETRIED and entry.tries < self._rules.retries:
+            waiting.append(_Waiting(site, entry.tries + 1, self._clock() + RETRY_PAUSE_S))
+        else:
+            self._fault(outcome, site, code)
+
+    def _opened(
+        self,
+        answer: Incoming,
+        sent: Sent,
+        accept: Callable[[Reply], None],
+        keep: Callable[[str, bytes], None],
+    ) -> str:
+        """Open and accept a reply; the code of what went wrong, or nothing."""
         code = answer.fault
         if answer.data is not None:
             try:
-                reply = self._coordinator.open_reply(answer.data, entry.site, entry.ask, entry.request_sha256)
-                code = reply.code if reply.status == "refused" else ""
-                if not code:
-                    accept(reply)
-                    keep(entry.site, answer.data)
+                reply, payload = self._desk.open_reply(answer.data, sent)
             except CytosaeError as error:
                 code = error.code
-        if not code:
-            outcome.answered.append(entry.site)
-            self._report(entry.site, "done")
-        elif code in RETRIED and entry.tries < self._rules.retries:
-            waiting.append(_Waiting(entry.site, entry.tries + 1, self._clock() + RETRY_PAUSE_S))
-        else:
-            self._fault(outcome, entry.site, code)
+            else:
+                return (
+                    reply.code if reply.status == "refused" else self._accepted(reply, payload, accept, keep)
+                )
+        self._desk.unanswered(sent, code)
+        return code
+
+    def _accepted(
+        self,
+        reply: Reply,
+        payload: bytes,
+        accept: Callable[[Reply], None],
+        keep: Callable[[str, bytes], None],
+    ) -> str:
+        try:
+            accept(reply)
+        except CytosaeError as error:
+            return error.code
+        keep(reply.site, payload)
+        return ""
 
     def _fault(self, outcome: Outcome, site: str, code: str) -> None:
         outcome.faults[site] = code

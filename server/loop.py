@@ -23,12 +23,15 @@ from cytosae_core.aggregate.rules import RowAverage
 from cytosae_core.config import StudyConfig
 from cytosae_core.egress import Reply
 from cytosae_core.errors import CytosaeError, StudyError
+from cytosae_core.lineage import dictionary_digest
 from cytosae_core.report.inputs import RoundRecord, StudyResult, total_fvu
 from cytosae_core.sae.scale import TokenScale, rows_from_centroids
 
-from .coordinator import Ask, Coordinator
+from .coordinator import Coordinator
+from .desk import Ask, Desk
 from .exchange import Exchange
 from .probes import ScoreRequests
+from .record import Record
 from .runfolder import ReplyTables, RunFolder
 from .transport import Transport
 
@@ -61,8 +64,11 @@ class StudyRun:
     ) -> None:
         self.study: StudyConfig = coordinator.study
         self._coordinator, self._folder, self._start, self._watch = coordinator, folder, dict(start), watch
+        self.record = Record(folder.folder, self.study, coordinator.key, coordinator.site_keys)
         self._exchange = Exchange(
-            coordinator, transport, lambda site, state: watch("site", {"site": site, "state": state})
+            Desk(coordinator, self.record),
+            transport,
+            lambda site, state: watch("site", {"site": site, "state": state}),
         )
         self.result = StudyResult()
         self.scale = TokenScale(np.zeros(self.study.encoder.d, np.float32), 1.0)
@@ -85,6 +91,16 @@ class StudyRun:
             self._describe(model, self.scale)
             self._score(model, self.scale)
         return self.result
+
+    def close(self, report_sha256: str) -> None:
+        """Log the report and show it to the members, who cosign the head that holds it. No quorum: a site that
+        is away has cosigned every head up to its last answer, and the auditor counts the cosignatures."""
+        self.record.report(report_sha256)
+        self._watch("step", {"step": "close", "round": 0, "of": 0})
+        params = {"report_sha256": report_sha256}
+        self._exchange.run(
+            self._members, lambda site: Ask("close", 0, {}, params), lambda reply: None, quorum=0
+        )
 
     # Steps
 
@@ -184,6 +200,7 @@ class StudyRun:
             quorum=self.study.rounds.quorum,
         )  # fmt: skip
         updated = average.result()
+        self._log_round(number, dictionary, updated, digests)
         record = {
             "round": number,
             "quality": {site: _json_floats(values) for site, values in quality.items()},
@@ -197,6 +214,19 @@ class StudyRun:
         self.result.faults += [(site, f"round {number}", code) for site, code in outcome.faults.items()]
         self._watch("round", {"round": number, "fvu": total_fvu(quality), "faults": outcome.faults})
         return updated
+
+    def _log_round(self, number: int, base: Array, result: Array, replies: Mapping[str, str]) -> None:
+        training = self.study.training
+        self.record.aggregate(
+            {
+                "round": number,
+                "rule": training.aggregation,
+                "server_learning_rate": repr(training.server_learning_rate),
+                "base_sha256": dictionary_digest({"dictionary": base}),
+                "result_sha256": dictionary_digest({"dictionary": result}),
+                "inputs": [{"site": site, "payload_sha256": replies[site]} for site in sorted(replies)],
+            }
+        )
 
     def _frozen(self) -> tuple[TokenScale, dict[str, Array]]:
         model = dict(self._start)

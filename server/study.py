@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from cytosae_core.canonical import canonical_json, parse_json
+from cytosae_core.canonical import canonical_json, parse_json, sha256_hex
 from cytosae_core.config import StudyConfig, load_yaml, study_from_dict
 from cytosae_core.errors import StudyError
 from cytosae_core.keys import SigningKey
@@ -89,10 +89,11 @@ def run_study_folder(folder: Path, transport: Transport, watch: Any = lambda eve
     run = StudyRun(coordinator, transport, RunFolder(folder / "run", study), start, watch)
     try:
         result = run.run()
+        report = dict(build_report(study, result, None, canary_tolerance=CANARY_TOLERANCE))
+        run.close(write_report(folder, report))
     finally:
         transport.close()
-    report = dict(build_report(study, result, None, canary_tolerance=CANARY_TOLERANCE))
-    write_report(folder, report)
+        run.record.close()
     if study.kind == "train":
         facts = {"model": "pursuit", "k": study.dictionary.k, "study": study.digest}
         save_checkpoint(folder / "dictionary", trained_tensors(run), facts)
@@ -105,8 +106,10 @@ def trained_tensors(run: StudyRun) -> dict[str, Array]:
     return {"dictionary": run.result.final, "mean": run.scale.mean, "scale": scale}
 
 
-def write_report(out: Path, report: Mapping[str, Any]) -> None:
-    """report.json and report.html, each atomically."""
+def write_report(out: Path, report: Mapping[str, Any]) -> str:
+    """report.json and report.html, each atomically; returns the SHA-256 of report.json."""
     out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
+    data = json.dumps(report, indent=1, allow_nan=False).encode()
+    write_atomic(out / "report.json", data)
     write_atomic(out / "report.html", render(dict(report)).encode())
+    return sha256_hex(data)

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from cytosae_client.events import Event, Events
 from cytosae_client.session import Session
 from cytosae_client.site import Site
+from cytosae_core.canonical import sha256_hex
 from cytosae_core.config import (
     Attribute,
     DictionaryConfig,
@@ -24,14 +26,20 @@ from cytosae_core.config import (
     StudyConfig,
     TrainingConfig,
 )
+from cytosae_core.envelope import REPLY, REQUEST, Envelope, pack, unpack
 from cytosae_core.keys import SigningKey
 from cytosae_core.policy import SitePolicy
+from cytosae_core.sealed import REPLY_LABEL, ReplyKey, split_wire
 from cytosae_server.coordinator import Coordinator
+from cytosae_server.desk import Ask, Desk
 from cytosae_server.loop import StudyRun
+from cytosae_server.record import Record
 from cytosae_server.runfolder import RunFolder
 from cytosae_server.transport import LocalGrid, Transport
 
 D, N, K, TRUE = 16, 24, 3, 12
+# In 16 dimensions unrelated vectors have cosines that in 384 only a copied token has: the attack's limit is wider.
+MASKED = SitePolicy("masked", "masked", self_attack_max_cos="0.95")
 CLASSES = ("lymphocyte", "monocyte", "neutrophil")
 ENCODER_DIGEST = "e" * 64
 
@@ -120,31 +128,61 @@ class Federation:
 
     home: Path
     study: StudyConfig = field(default_factory=study_config)
-    policy: SitePolicy = field(default_factory=lambda: SitePolicy("masked", "masked"))
+    policy: SitePolicy = MASKED
     wrap: Mapping[str, Callable[[Callable[[bytes], bytes]], Callable[[bytes], bytes]]] = field(
         default_factory=dict
     )
     start: Mapping[str, np.ndarray] = field(default_factory=dict)
     workers: int = 1
+    _desk: Desk | None = None
 
     def __post_init__(self) -> None:
+        _end_process(self.home)
         self.key = SigningKey.load_or_create(self.home / "study.key")
-        self.logs: list[str] = []
+        self.logs: list[Event] = []
         self.sites = {
             name: make_site(name, self.home, self.policy, seed=index)
             for index, name in enumerate(self.study.sites)
         }
         self.sessions = {
-            name: Session(site, self.study, self.key.public_hex, self.logs.append)
+            name: Session(site, self.study, self.key.public_hex, Events(self.logs.append))
             for name, site in self.sites.items()
         }
         self.events: list[tuple[str, dict[str, Any]]] = []
+        _RUNNING.setdefault(self.home, []).extend(session.close for session in self.sessions.values())
 
     @property
     def coordinator(self) -> Coordinator:
         return Coordinator(
             self.study, self.key, {name: site.key.public_hex for name, site in self.sites.items()}
         )
+
+    @property
+    def desk(self) -> Desk:
+        """A coordinator's desk with a log of its own, to speak to single sites by hand."""
+        if self._desk is None:
+            coordinator = self.coordinator
+            record = Record(self.home / "desk", self.study, self.key, coordinator.site_keys)
+            _RUNNING.setdefault(self.home, []).append(record.close)
+            self._desk = Desk(coordinator, record)
+        return self._desk
+
+    def ask(self, to: str, what: Ask, /, **changes: Any) -> Envelope | None:
+        """Ask one site and open its reply; None when it answered nobody. `changes` replace header fields, `key` the
+        signing key, `body` the body, after the coordinator made the request."""
+        request, sent = self.desk.request(to, what)
+        if changes:
+            envelope = unpack(request, REQUEST, self.key.public_hex)
+            key, body = changes.pop("key", self.key), changes.pop("body", envelope.body)
+            request = pack({**envelope.header, **changes}, body, REQUEST, key)
+        return self.opened(to, self.sessions[to].handle(request), sent.reply_key, sha256_hex(request))
+
+    def opened(self, site: str, reply: bytes, key: ReplyKey, request_sha256: str) -> Envelope | None:
+        """A sealed reply's signed content."""
+        if not reply:
+            return None
+        payload = key.open_box(split_wire(reply)[0], REPLY_LABEL, request_sha256)
+        return unpack(payload, REPLY, self.sites[site].key.public_hex)
 
     def handlers(self) -> dict[str, Callable[[bytes], bytes]]:
         plain = {name: session.handle for name, session in self.sessions.items()}
@@ -156,11 +194,34 @@ class Federation:
         """A finished run; `run.result` holds the numbers."""
         grid = transport or LocalGrid(self.handlers(), workers=self.workers)
         try:
-            run = StudyRun(
-                self.coordinator, grid, RunFolder(folder or self.home / "run", self.study), self.start,
-                lambda event, details: self.events.append((event, dict(details))),
-            )  # fmt: skip
+            run = self.study_run(grid, folder)
             run.run()
             return run
         finally:
             grid.close()
+
+    def study_run(
+        self,
+        grid: Transport,
+        folder: Path | None = None,
+        watch: Callable[[str, Any], None] | None = None,
+    ) -> StudyRun:
+        """A run that has not started. A second one on the same folder is a coordinator that was restarted."""
+        for close in _RUNNING.pop(folder or self.home / "run", []):
+            close()
+        run = StudyRun(
+            self.coordinator, grid, RunFolder(folder or self.home / "run", self.study), self.start,
+            watch or (lambda event, details: self.events.append((event, dict(details)))),
+        )  # fmt: skip
+        _RUNNING[folder or self.home / "run"] = [run.record.close]
+        return run
+
+
+# What would end with a process that is killed: locks on logs, by the folder that they protect.
+_RUNNING: dict[Path, list[Callable[[], None]]] = {}
+
+
+def _end_process(home: Path) -> None:
+    for folder in [known for known in _RUNNING if known == home or home in known.parents]:
+        for close in _RUNNING.pop(folder):
+            close()

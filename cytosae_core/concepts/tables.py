@@ -5,6 +5,7 @@ The pairs (values, units) go straight to the door (`egress.Release`), which supp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,13 @@ Array = NDArray[Any]
 Ints = NDArray[np.int64]
 Table = dict[str, tuple[Array, Array]]  # name -> values, units (same shape)
 NULL_SPLITS = 10
+# Contributions [units, w] of every unit to w sums -> which sums few units dominate (disclosure rule S4).
+Dominance = Callable[[Array], NDArray[np.bool_]]
+
+
+def nothing_dominates(contributions: Array) -> NDArray[np.bool_]:
+    """The rule of published images: no sum is withheld."""
+    return np.zeros(contributions.shape[1:], dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,9 @@ class Labelled:
     n_classes: int
 
 
-def concept_tables(scores: ImageScores, known: Labelled, *, seed: int) -> Table:
+def concept_tables(
+    scores: ImageScores, known: Labelled, *, seed: int, dominance: Dominance = nothing_dominates
+) -> Table:
     """firing_rate [n], auroc, auroc_se and auroc_shuffled [n, t], and reliability [1]."""
     fired_units = _units_that_fired(scores.fired, known.units)
     weight, _ = unit_weights(known.units)
@@ -49,12 +59,22 @@ def concept_tables(scores: ImageScores, known: Labelled, *, seed: int) -> Table:
     table = _auroc_table(scores, known, fired_units)
     control = _auroc_table(scores, shuffled, fired_units)
     return {
-        "firing_rate": (rate, fired_units),
+        "firing_rate": (rate, _not_dominated(fired_units, scores.fired, known.units, dominance)),
         "auroc": (table[0], table[2]),
         "auroc_se": (table[1], np.where(np.isnan(table[1]), 0, table[2])),
         "auroc_shuffled": (control[0], control[2]),
         "reliability": _reliability(scores, known, fired_units),
     }
+
+
+def _not_dominated(backing: Ints, values: Array, units: Ints, dominance: Dominance) -> Ints:
+    """`backing` with 0 where a few units make up most of a sum over units [w] of mean values [images, w]."""
+    index = np.unique(units, return_inverse=True)[1]
+    sums = np.zeros((int(index.max()) + 1, values.shape[1]))
+    np.add.at(sums, index, np.abs(values))
+    means = sums / np.bincount(index)[:, None]
+    # Nobody contributes to a concept that never fires: a property of the dictionary, declared structural (S7).
+    return np.where(dominance(means) & (means > 0).any(axis=0), 0, backing)
 
 
 def _units_that_fired(fired: Array, units: Ints) -> Ints:
@@ -128,7 +148,9 @@ def _reliability(scores: ImageScores, known: Labelled, fired_units: Ints) -> tup
     return np.array([value], np.float32), np.array([len(np.unique(known.units))])
 
 
-def probe_tables(scores: ImageScores, known: Labelled) -> Table:
+def probe_tables(
+    scores: ImageScores, known: Labelled, *, dominance: Dominance = nothing_dominates
+) -> Table:
     """Class and site moments of mean codes and embeddings, for probes that are tested at other sites."""
     fired_units = _units_that_fired(scores.fired, known.units)
     inside = known.labels >= 0
@@ -138,26 +160,32 @@ def probe_tables(scores: ImageScores, known: Labelled) -> Table:
         ("embedding", scores.embedding, np.full(scores.embedding.shape[1], len(np.unique(known.units)))),
     ):
         for part, chosen in (("all", inside), ("half", inside & (known.halves == 0))):
-            table |= _moments(f"{view}_{part}", values[chosen], known.units[chosen], backing)
+            table |= _moments(f"{view}_{part}", values[chosen], known.units[chosen], backing, dominance)
         for part, chosen in (("class", inside), ("half_class", inside & (known.halves == 0))):
-            table |= _class_moments(f"{view}_{part}", values[chosen], known, chosen, backing)
+            table |= _class_moments(f"{view}_{part}", values[chosen], known, chosen, backing, dominance)
     return table
 
 
-def _moments(name: str, values: Array, units: Ints, backing: Ints) -> Table:
+def _moments(name: str, values: Array, units: Ints, backing: Ints, dominance: Dominance) -> Table:
     weight, count = unit_weights(units)
     mean = weight @ values.astype(np.float64)
     variance = weight @ (values - mean) ** 2
-    behind = np.minimum(backing, count)
+    behind = _not_dominated(np.minimum(backing, count), values, units, dominance)
     return {
         f"{name}_mean": (mean.astype(np.float32), behind),
         f"{name}_var": (variance.astype(np.float32), behind),
     }
 
 
-def _class_moments(name: str, values: Array, known: Labelled, chosen: Array, backing: Ints) -> Table:
+def _class_moments(
+    name: str, values: Array, known: Labelled, chosen: Array, backing: Ints, dominance: Dominance
+) -> Table:
     mean, variance, counts = class_moments(values, known.labels[chosen], known.units[chosen], known.n_classes)
     behind = np.minimum(backing[None, :], counts[:, None])
+    for index in range(known.n_classes):
+        mine = known.labels[chosen] == index
+        if mine.any():
+            behind[index] = _not_dominated(behind[index], values[mine], known.units[chosen][mine], dominance)
     return {
         f"{name}_mean": (mean.astype(np.float32), behind),
         f"{name}_var": (variance.astype(np.float32), behind),

@@ -3,8 +3,12 @@ membership tests by somebody who already holds the tokens, and no epsilon is eve
 
     row set    rows fired by >= min_units units under the first dictionary, fixed before round 1
     per round  fired by >= min_units units in this round, and not dominated by one unit (share <= 1/2)
-    readers    rows whose change points at a single training token, plainly or by signs, are withheld
     clip       L2 norm of a row's change <= row_clip
+    readers    rows whose change gives a training token back are withheld: by the site's own attack when the caller
+               has one (`selfattack`: more readers, against background tokens), else plainly or by signs. Honest
+               updates have next to none; many of them mean a trap, and nothing leaves.
+
+What leaves is attacked once more at the door, exactly as it leaves.
 """
 
 from __future__ import annotations
@@ -14,10 +18,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import EgressError
+from .selfattack import Attacker
+
 # Largest share of one unit in a row's summed activation (dominance rule, n = 1, k = 50 %).
 MAX_UNIT_SHARE = 0.5
 # A change whose cosine with a training token exceeds this gives the token back (federated_sae section 5).
 READER_COSINE = 0.95
+# More readable rows than this share of those that would leave (and than three): no honest update (decision 007).
+MAX_READABLE_SHARE, FEW_ROWS = 0.01, 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ def mask_update(
     row_clip: float,
     *,
     min_units: int,
+    attacker: Attacker | None = None,
 ) -> MaskedUpdate:
     """Apply the rules above except the threshold on `units`, which the door itself enforces.
 
@@ -51,21 +61,35 @@ def mask_update(
         allowed: [n] bool, the row set fixed before round 1.
         tokens: [m, d] all training tokens of this round, centred and scaled.
         row_clip: largest L2 norm of a row's change.
-        min_units: the policy's threshold; 1 (published images) switches dominance off.
+        min_units: the policy's threshold; 1 (published images) switches dominance and the alarm off.
+        attacker: the site's attack of this round; `tokens` are not read again then.
+
+    Raises:
+        EgressError: reason SELF_ATTACK, more rows give tokens back than an honest update has.
     """
     delta = trained - base
     dominated = (largest > MAX_UNIT_SHARE) & (min_units > 1)
     candidate = allowed & (units >= min_units) & ~dominated
-    readable = torch.zeros_like(candidate)
-    readable[candidate] = readable_rows(delta[candidate], tokens)
-    open_rows = candidate & ~readable
     norms = delta.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    clipped = delta * (row_clip / norms).clamp_max(1.0)
+    clipped = (delta * (row_clip / norms).clamp_max(1.0)).to(torch.float16)
+    readable = torch.zeros_like(candidate)
+    if attacker is not None:
+        readable = attacker(clipped * candidate[:, None]).readable
+    else:
+        readable[candidate] = readable_rows(delta[candidate], tokens)
+    count = int(readable.sum())
+    if min_units > 1 and count > max(FEW_ROWS, MAX_READABLE_SHARE * int(candidate.sum())):
+        raise EgressError(
+            "Expected row changes that give no token back; nothing was sent.",
+            hint="A trap?",
+            reason="SELF_ATTACK",
+        )
+    open_rows = candidate & ~readable
     return MaskedUpdate(
-        (clipped * open_rows[:, None]).to(torch.float16),
+        clipped * open_rows[:, None],
         torch.where(open_rows, units, torch.zeros_like(units)),
         int((allowed & dominated).sum()),
-        int(readable.sum()),
+        count,
     )
 
 

@@ -94,7 +94,9 @@ def _protection(report: Json) -> dict[str, str]:
     return {
         "open": "no patient behind it",
         "metric": f"{few}; 4 digits",
+        "share": f"{few}; 3 decimals",
         "count": f"{few}; rounded",
+        "hello": f"{few}; rounded",
         "update": zero,
     }
 

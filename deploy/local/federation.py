@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,14 @@ class LocalStudy:
 def run_local(local: LocalStudy, watch: Watch) -> dict[str, Any]:
     """Run the study and write `report.json`, `report.html` and the final dictionary; returns the report."""
     started = time.monotonic()
-    clear_finished(local.out)
-    result, run = _federate(local, local.study, local.start, local.out / "run", watch)
-    comparators = _compare(local, result, run, watch) if local.study.kind == "train" else None
-    facts = {"encoder_depth": local.encoder_depth, "canary_tolerance": CANARY_TOLERANCE}
-    report = dict(build_report(local.study, result, comparators, **facts))
-    watch("reported", {"seconds": time.monotonic() - started})
-    write_report(local.out, report)
+    clear_finished(local)
+    with _federation(local, local.study, local.start, local.out / "run", watch) as run:
+        result = run.run()
+        comparators = _compare(local, result, run, watch) if local.study.kind == "train" else None
+        facts = {"encoder_depth": local.encoder_depth, "canary_tolerance": CANARY_TOLERANCE}
+        report = dict(build_report(local.study, result, comparators, **facts))
+        watch("reported", {"seconds": time.monotonic() - started})
+        run.close(write_report(local.out, report))
     if local.study.kind == "train":
         save_checkpoint(
             local.out / "dictionary", trained_tensors(run),
@@ -71,31 +73,36 @@ def run_local(local: LocalStudy, watch: Watch) -> dict[str, Any]:
     return report
 
 
-def clear_finished(out: Path) -> None:
-    """A finished run starts afresh (token stores stay); an unfinished one goes on."""
-    if (out / "run" / "finished").exists():
+def clear_finished(local: LocalStudy) -> None:
+    """A finished run starts afresh (token stores and keys stay); an unfinished one goes on.
+
+    The sites' logs and budgets of these two studies go too: they witnessed a coordinator's log that is gone. Only in
+    a simulation can both sides agree to forget.
+    """
+    if (local.out / "run" / "finished").exists():
         for name in ("run", "run-other-seed"):
-            shutil.rmtree(out / name, ignore_errors=True)
+            shutil.rmtree(local.out / name, ignore_errors=True)
+        for site in local.sites.values():
+            shutil.rmtree(site.state, ignore_errors=True)
 
 
-def _federate(
-    local: LocalStudy,
-    study: StudyConfig,
-    start: Mapping[str, Array],
-    folder: Path,
-    watch: Watch,
-    *,
-    train_only: bool = False,
-) -> tuple[StudyResult, StudyRun]:
+@contextlib.contextmanager
+def _federation(
+    local: LocalStudy, study: StudyConfig, start: Mapping[str, Array], folder: Path, watch: Watch
+) -> Iterator[StudyRun]:
+    """Sites in this process and a run over them; files and threads are released at the end."""
     key = SigningKey.load_or_create(local.out / "study.key")
     sessions = {name: Session(site, study, key.public_hex) for name, site in local.sites.items()}
     keys = {name: site.key.public_hex for name, site in local.sites.items()}
     grid = LocalGrid({name: session.handle for name, session in sessions.items()})
+    run = StudyRun(Coordinator(study, key, keys), grid, RunFolder(folder, study), start, watch)
     try:
-        run = StudyRun(Coordinator(study, key, keys), grid, RunFolder(folder, study), start, watch)
-        return run.run(train_only=train_only), run
+        yield run
     finally:
         grid.close()
+        run.record.close()
+        for session in sessions.values():
+            session.close()
 
 
 def _compare(local: LocalStudy, result: StudyResult, run: StudyRun, watch: Watch) -> Comparators:
@@ -105,7 +112,8 @@ def _compare(local: LocalStudy, result: StudyResult, run: StudyRun, watch: Watch
         start = local.restart(OTHER_SEED)
         dictionary = replace(local.study.dictionary, digest=sha256_hex(pack_tensors(start)))
         other_study = replace(local.study, seed=OTHER_SEED, dictionary=dictionary)
-        other, _ = _federate(local, other_study, start, local.out / "run-other-seed", watch, train_only=True)
+        with _federation(local, other_study, start, local.out / "run-other-seed", watch) as other_run:
+            other = other_run.run(train_only=True)
         out.other_seed = (other.final, other.first)
     if not local.compare:
         return out

@@ -88,7 +88,7 @@ def test_3_too_few_units_leave_as_zero_or_nan() -> None:
 
 
 def test_4_counts_are_rounded_and_metrics_keep_four_digits() -> None:
-    fired = np.array([31, 33, 1000.4, 8], np.float32)
+    fired = np.array([31, 33, 1000.4, 12], np.float32)
     quality = np.array([0.123456, 12345.6, 1e-7 * 1.23456, 0, 1, -0.98766], np.float32)
     reply = reopen(seal({"fired": Release(fired, 50), "quality": Release(quality, 50)}))
     assert reply.tensors["fired"].tolist() == [30, 35, 1000, 10]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -13,16 +15,15 @@ import numpy as np
 import pytest
 
 from cytosae_core.config import RoundsConfig
-from cytosae_core.envelope import REPLY, REQUEST, pack, unpack
+from cytosae_core.envelope import Envelope, body_of
 from cytosae_core.errors import CytosaeError, SetupError, StudyError
 from cytosae_core.keys import SigningKey
 from cytosae_core.policy import POLICIES, SitePolicy
 from cytosae_core.report.build import build_report
 from cytosae_core.report.inputs import total_fvu
-from cytosae_core.tensors import pack_tensors, unpack_tensors
-from cytosae_server.coordinator import Ask
+from cytosae_core.tensors import unpack_tensors
+from cytosae_server.desk import Ask
 from cytosae_server.loop import StudyRun
-from cytosae_server.runfolder import RunFolder
 from cytosae_server.transport import LocalGrid
 from tests.federation import ENCODER_DIGEST, FakeStore, Federation, make_site, study_config
 
@@ -70,9 +71,7 @@ def kill_at(federation: Federation, event: str, number: int) -> None:
 
     grid = LocalGrid(federation.handlers())
     with pytest.raises(Killed):
-        StudyRun(
-            federation.coordinator, grid, RunFolder(federation.home / "run", federation.study), {}, watch
-        ).run()
+        federation.study_run(grid, watch=watch).run()
     grid.close()
 
 
@@ -172,7 +171,7 @@ def test_a_straggler_misses_the_deadline_and_its_late_reply_is_ignored(tmp_path:
     federation = Federation(tmp_path, study=study, wrap={"site-0": stuck}, workers=4)
     started = time.monotonic()
     grid = LocalGrid(federation.handlers(), workers=4)
-    run = StudyRun(federation.coordinator, grid, RunFolder(tmp_path / "run", study), {})
+    run = federation.study_run(grid)
     timer = threading.Timer(2.5, release.set)
     timer.start()
     run.run()
@@ -217,17 +216,12 @@ def test_golden_cells_find_a_site_whose_features_drift(tmp_path: Path) -> None:
 
 
 def speak(federation: Federation, **changes: Any) -> tuple[str, str]:
-    """Send hello with changed header fields to site-0; returns the reply's status and code."""
-    header = {
-        "study": federation.study.name, "protocol": federation.study.digest, "site": "site-0", "kind": "hello",
-        "round": 0, "simulation": True, "nonce": "n", "issued": int(time.time()), "expires": int(time.time()) + 60,
-        "params": {}, **changes,
-    }  # fmt: skip
-    key = header.pop("key", federation.key)
-    request = pack(header, header.pop("body", pack_tensors({})), REQUEST, key)
-    reply = federation.sessions["site-0"].handle(request)
-    envelope = unpack(reply, REPLY, federation.sites["site-0"].key.public_hex)
-    return envelope.header["status"], envelope.header["code"]
+    """Send hello with changed header fields to site-0; the reply's status and code."""
+    return said(federation.ask("site-0", Ask("hello", 0, {}, {}), **changes))
+
+
+def said(reply: Envelope | None) -> tuple[str, str]:
+    return (reply.header["status"], reply.header["code"]) if reply else ("nobody was answered", "")
 
 
 @pytest.mark.parametrize(
@@ -244,8 +238,13 @@ def speak(federation: Federation, **changes: Any) -> tuple[str, str]:
         ({"expires": 5}, "expired"),
         ({"issued": int(time.time()) + 9999, "expires": int(time.time()) + 99999}, "expired"),
         ({"body": b"rubbish"}, "message"),
-        ({"key": SigningKey.generate()}, "verification"),
         ({"kind": "round", "round": 1}, "message"),
+        ({"seq": 0}, "order"),
+        ({"seq": "9"}, "message"),
+        ({"job": "0" * 64}, "message"),
+        ({"base": "0" * 64}, "verification"),
+        ({"params": {"path": "/etc/passwd"}}, "message"),
+        ({"log": {}}, "message"),
     ],
 )
 def test_requests_that_a_site_refuses(tmp_path: Path, changes: dict[str, Any], code: str) -> None:
@@ -254,31 +253,53 @@ def test_requests_that_a_site_refuses(tmp_path: Path, changes: dict[str, Any], c
 
 def test_a_replayed_request_is_refused(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
-    assert speak(federation) == ("ok", "")
-    assert speak(federation) == ("refused", "replay")
+    assert speak(federation, nonce="n") == ("ok", "")
+    assert speak(federation, nonce="n") == ("refused", "replay")
 
 
-def test_garbage_gets_a_signed_refusal(tmp_path: Path) -> None:
+def test_a_replay_is_refused_after_a_restart_of_the_site(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
+    request, sent = federation.desk.request("site-0", Ask("hello", 0, {}, {}))
+    first = federation.opened(
+        "site-0", federation.sessions["site-0"].handle(request), sent.reply_key, sent.request_sha256
+    )
+    assert said(first) == ("ok", "")
+    again = Federation(tmp_path)
+    second = again.opened(
+        "site-0", again.sessions["site-0"].handle(request), sent.reply_key, sent.request_sha256
+    )
+    assert said(second) == ("refused", "replay")
+
+
+def test_a_request_that_comes_late_is_refused_as_out_of_order(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    early, sent = federation.desk.request("site-0", Ask("hello", 0, {}, {}))
+    assert said(federation.ask("site-0", Ask("hello", 0, {}, {}))) == ("ok", "")
+    reply = federation.sessions["site-0"].handle(early)
+    assert said(federation.opened("site-0", reply, sent.reply_key, sent.request_sha256)) == (
+        "refused",
+        "order",
+    )
+
+
+def test_who_does_not_hold_the_study_key_is_told_nothing(tmp_path: Path) -> None:
+    """Garbage, unsigned and foreign requests get no bytes at all, and one typed event each."""
+    federation = Federation(tmp_path)
+    assert federation.ask("site-0", Ask("hello", 0, {}, {}), key=SigningKey.generate()) is None
+    assert federation.ask("site-0", Ask("hello", 0, {}, {}), reply_key="short") is None
     for garbage in (b"", b"\0" * 100, b"CYTOSAE1" + b"\xff" * 200):
-        reply = unpack(
-            federation.sessions["site-0"].handle(garbage), REPLY, federation.sites["site-0"].key.public_hex
-        )
-        assert (reply.header["status"], reply.header["kind"]) == ("refused", "unknown")
+        assert federation.sessions["site-0"].handle(garbage) == b""
+    assert [event.code for event in federation.logs].count("unverified") == 5
 
 
 def ask(federation: Federation, kind: str, number: int, tensors: dict[str, np.ndarray]) -> tuple[str, str]:
-    request = federation.coordinator.request("site-0", Ask(kind, number, tensors, {}))
-    reply = unpack(
-        federation.sessions["site-0"].handle(request), REPLY, federation.sites["site-0"].key.public_hex
-    )
-    return reply.header["status"], reply.header["code"]
+    return said(federation.ask("site-0", Ask(kind, number, tensors, {})))
 
 
 def base_of(federation: Federation) -> dict[str, np.ndarray]:
     rows = np.random.default_rng(0).standard_normal((24, 16)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return {"dictionary": rows, "mean": np.zeros(16, np.float32), "scale": np.ones(1, np.float32)}
+    return {"dictionary": rows, "mean": np.zeros(16, np.float32), "scale": np.full(1, 1.5, np.float32)}
 
 
 def test_trap_dictionaries_are_refused(tmp_path: Path) -> None:
@@ -294,7 +315,7 @@ def test_trap_dictionaries_are_refused(tmp_path: Path) -> None:
     }
     for name, rows in traps.items():
         status, code = ask(federation, "round", 1, {**good, "dictionary": rows})
-        assert status == "refused" and code in ("egress", "message"), name
+        assert status == "refused" and code in ("base", "message"), name
     assert ask(federation, "round", 1, good) == ("ok", "")
 
 
@@ -308,29 +329,28 @@ def test_faults_of_a_site_say_nothing_outside(tmp_path: Path) -> None:
 
     store = Burning(federation.sites["site-0"].store.tokens(0, 60))
     federation.sessions["site-0"].site = replace(federation.sites["site-0"], store=store)
-    request = federation.coordinator.request("site-0", Ask("moments", 0, {}, {}))
-    reply = federation.sessions["site-0"].handle(request)
-    assert b"patient-7" not in reply and b"/data" not in reply
-    assert any("patient-7" in line for line in federation.logs)
+    assert ask(federation, "moments", 0, {}) == ("refused", "internal")
+    lines = [event.to_json() for event in federation.logs]
+    assert any('"failed"' in line for line in lines) and not any("patient-7" in line for line in lines)
 
 
 def test_no_name_of_a_patient_or_file_is_on_the_wire(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
-    seen: list[bytes] = []
-
-    def spy(handle: Handler) -> Handler:
-        return lambda request: seen.append(reply := handle(request)) or reply  # type: ignore[func-returns-value]
-
-    federation.wrap = {name: spy for name in federation.sites}
     federation.run()
-    assert len(seen) > 10 and not any(b"patient-" in data or str(tmp_path).encode() in data for data in seen)
-    names = {name for data in seen for name in unpack_tensors(data[_body(data) : -64])}
-    assert not names & {"W_enc", "b_enc", "codes", "tokens", "indices"}
+    run = tmp_path / "run"
+    opened = [path.read_bytes() for path in (run / "payloads").glob("*.reply")]
+    leaves = [path.read_bytes() for path in run.glob("mirrors/*/journal")] + [
+        (run / "log" / "journal").read_bytes()
+    ]
+    assert len(opened) > 10 and len(leaves) == 4
+    for data in opened + leaves + [base64.b64decode(part) for leaf in leaves for part in payloads(leaf)]:
+        assert b"patient-" not in data and str(tmp_path).encode() not in data
+    names = {name for data in opened for name in unpack_tensors(body_of(data))}
+    assert "delta" in names and not names & {"W_enc", "b_enc", "codes", "tokens", "indices"}
 
 
-def _body(data: bytes) -> int:
-    head = int.from_bytes(data[8:12], "big")
-    return 12 + head + 8
+def payloads(journal: bytes) -> list[bytes]:
+    return re.findall(rb'"payload":"([A-Za-z0-9+/=]+)"', journal)
 
 
 def test_small_sites_are_suppressed_everywhere(tmp_path: Path) -> None:
@@ -338,9 +358,8 @@ def test_small_sites_are_suppressed_everywhere(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     small = make_site("site-0", tmp_path, POLICIES["masked"], seed=0, patients=10)
     federation.sessions["site-0"].site = small
-    request = federation.coordinator.request("site-0", Ask("hello", 0, {}, {}))
-    body = unpack(federation.sessions["site-0"].handle(request), REPLY, small.key.public_hex).body
-    assert np.isnan(unpack_tensors(body)["counts"]).all()
+    reply = federation.ask("site-0", Ask("hello", 0, {}, {}))
+    assert reply is not None and np.isnan(unpack_tensors(reply.body)["counts"]).all()
 
 
 def test_public_data_policy_only_in_simulations(tmp_path: Path) -> None:

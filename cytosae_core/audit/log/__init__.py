@@ -1,0 +1,11 @@
+"""Transparency logs, writing side: a party's own log, copies of others', and witnessing (docs/audit-format.md)."""
+
+from __future__ import annotations
+
+from .journal import Log
+from .mirror import Mirror
+from .origin import origin_of
+from .tiles import tile_files, write_tiles
+from .witness import Witness
+
+__all__ = ["Log", "Mirror", "Witness", "origin_of", "tile_files", "write_tiles"]

@@ -1,0 +1,323 @@
+"""The coordinator's side of the transparency logs: its own log, and a copy of every site's.
+
+Nothing is asked before it is in the log; nothing received is read before its site's log entry was verified and the
+receipt is in this log.
+
+    log/ witness/ mirrors/SITE/    logs             policies/SITE.json  the sites' policies
+    payloads/SHA256.reply          signed replies   keys/               log key and cosign key
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cytosae_core.audit.log import Log, Mirror, Witness
+from cytosae_core.audit.note import origin_of, vkey
+from cytosae_core.audit.statement import Statement, read_leaf
+from cytosae_core.canonical import canonical_json, digest_of, parse_json, sha256_hex
+from cytosae_core.config import COORDINATOR, StudyConfig
+from cytosae_core.errors import CytosaeError, MessageError, VerificationError
+from cytosae_core.keys import SigningKey
+from cytosae_core.tensors import write_atomic
+
+Json = dict[str, Any]
+# A site may have seen any head that was sent since its last good answer: proofs from the last ones go along.
+MAX_SENT = 16
+
+
+class Record:
+    """Logs of one study at the coordinator.
+
+    Args:
+        folder: the run folder.
+        study: the protocol.
+        key: the study key.
+        site_keys: pinned signing keys of the sites.
+    """
+
+    def __init__(
+        self, folder: Path, study: StudyConfig, key: SigningKey, site_keys: Mapping[str, str]
+    ) -> None:
+        self._folder, self._study, self._key, self._site_keys = folder, study, key, dict(site_keys)
+        self.origin = origin_of(study.digest, COORDINATOR)
+        log_key = SigningKey.load_or_create(folder / "keys" / "log.key")
+        cosign_key = SigningKey.load_or_create(folder / "keys" / "cosign.key")
+        self.keys = {
+            "signing": key.public_hex,
+            "log": vkey(self.origin, "log", log_key.public_hex),
+            "cosign": vkey(self.origin, "cosign", cosign_key.public_hex),
+        }
+        self.log = Log.open(
+            folder / "log",
+            origin=self.origin,
+            party=COORDINATOR,
+            study=study.name,
+            protocol=study.digest,
+            signing=key,
+            log_key=log_key,
+        )
+        self._witness = Witness(folder / "witness", cosign_key, name=self.origin)
+        self._mirrors: dict[str, Mirror] = {}
+        self._cosignatures: dict[str, str] = {}
+        self._sent: dict[str, Json] = self._read_sent()
+        self._releases: dict[tuple[Any, ...], int] = {}
+        self._reread()
+
+    def _reread(self) -> None:
+        if self.log.size == 0:
+            more = {
+                "role": "coordinator",
+                "software": _software(),
+                "keys": self.keys,
+                "sites": self._site_keys,
+            }
+            self.log.append("enrol", more)
+        for leaf in self.log.leaves(0, self.log.size):
+            found = read_leaf(leaf, {self._key.public_hex[:16]: self._key.public_hex})
+            if found.kind == "release":
+                self._releases[_release_key(found.predicate)] = int(found.predicate["seq"])
+        for site in self._study.sites:
+            keys = self._folder / "keys" / f"{site}.json"
+            if keys.exists():
+                self._open_mirror(site, parse_json(keys.read_bytes()))
+
+    # Asking
+
+    def ask(self, site: str, kind: str, number: int, body: bytes, base: str, *, same_for_all: bool) -> Json:
+        """Log what is asked, and what the site needs to check that it is logged: the header's `log`."""
+        fields = {
+            "kind": kind,
+            "round": number,
+            "site": "*" if same_for_all else site,
+            "body_sha256": sha256_hex(body),
+            "body_bytes": len(body),
+            "dictionary_sha256": base,
+        }
+        index = self._releases.get(_release_key(fields))
+        if index is None:
+            index = self.log.append("release", fields, [("body", fields["body_sha256"])])
+            self._releases[_release_key(fields)] = index
+        return self._part(site, index)
+
+    def _part(self, site: str, index: int) -> Json:
+        """Sites asked the same see the same head, right after its entry, and cosign that: unless this site may have
+        seen a longer log already."""
+        earlier = sorted({0, *self._of(site)["heads"]})
+        size = max(index + 1, earlier[-1])
+        self._of(site)["heads"] = sorted({*earlier[-MAX_SENT:], size})
+        mirror = self._mirrors.get(site)
+        return {
+            "vkey": self.keys["log"],
+            "cosign": self.keys["cosign"],
+            "checkpoint": self.log.checkpoint_at(size).decode(),
+            "consistency": {
+                str(old): [item.hex() for item in self.log.consistency(old, size)] for old in earlier
+            },
+            "leaf": base64.b64encode(self.log.leaf(index)).decode(),
+            "index": index,
+            "inclusion": [item.hex() for item in self.log.inclusion(index, size)],
+            "site_size": mirror.size if mirror else 0,
+            "cosignature": self._cosignatures.get(site, ""),
+        }
+
+    def next_seq(self, site: str) -> int:
+        """The sequence number of the request that `ask` was made for: grows over restarts. On disk before it leaves,
+        with the head that the site is shown: a site that answers nobody may still have seen both."""
+        self._of(site)["seq"] += 1
+        self._write_sent()
+        return int(self._of(site)["seq"])
+
+    def _of(self, site: str) -> Json:
+        return self._sent.setdefault(site, {"seq": 0, "heads": []})
+
+    def _read_sent(self) -> dict[str, Json]:
+        path = self._folder / "sent.json"
+        return dict(parse_json(path.read_bytes())) if path.exists() else {}
+
+    def _write_sent(self) -> None:
+        write_atomic(self._folder / "sent.json", canonical_json(self._sent))
+
+    # Receiving
+
+    def receive(
+        self, site: str, context: Json, box: bytes, payload: bytes, section: bytes, status: str
+    ) -> None:
+        """Verify the site's log up to the entry of exactly this reply, keep the reply, log its receipt.
+
+        Args:
+            context: kind, round and request_sha256 of the request.
+            box, payload: the sealed reply as it came, and the signed reply in it (not read yet).
+            section: the opened second box.
+            status: `ok` or `refused`, from the reply's verified header.
+
+        Raises:
+            VerificationError, MessageError: no entry, or a log that contradicts what was seen; the reply must
+            not be used.
+        """
+        content = _table(section)
+        leaves = [_unbase64(item) for item in content["leaves"]]
+        mirror = self._mirror(site, leaves)
+        note = str(content["checkpoint"]).encode()
+        try:
+            mirror.extend(int(content["start"]), leaves, note)
+        except VerificationError as error:
+            self.incident(error.code, section)
+            raise
+        index = self._entry(site, leaves, context, box, payload, status)
+        self._keep_policy(site, content["policy"], mirror)
+        self._settle_heads(site, note, mirror, str(content["cosignature"]))
+        self._keep_payload(payload)
+        fields = {
+            **context,
+            "site": site,
+            "status": status,
+            "wire": {"bytes": len(box), "sha256": sha256_hex(box)},
+            "payload": {"bytes": len(payload), "sha256": sha256_hex(payload)},
+            "site_log": {"index": index, "size": mirror.size, "root": mirror.root.hex()},
+        }
+        subjects = [("wire", sha256_hex(box)), ("payload", sha256_hex(payload))]
+        self.log.append("ingress", fields, subjects)  # signed for with the next request
+
+    def _mirror(self, site: str, leaves: Sequence[bytes]) -> Mirror:
+        """The copy of a site's log; its log keys come with its first leaf, signed by the pinned site key."""
+        if site in self._mirrors:
+            return self._mirrors[site]
+        if not leaves:
+            raise VerificationError("Expected a site's log from its first entry.", reason="SEQ")
+        first = self._read(site, leaves[0])
+        if first.kind != "enrol" or first.predicate["role"] != "site":
+            raise VerificationError("Expected an enrolment as a site's first log entry.", reason="SEQ")
+        keys = dict(first.predicate["keys"])
+        write_atomic(self._folder / "keys" / f"{site}.json", canonical_json(keys))
+        return self._open_mirror(site, keys)
+
+    def _open_mirror(self, site: str, keys: Mapping[str, str]) -> Mirror:
+        self._mirrors[site] = Mirror(
+            self._folder / "mirrors" / site,
+            origin=origin_of(self._study.digest, site),
+            vkey=keys["log"],
+            party=site,
+            signing=self._site_keys[site],
+        )
+        return self._mirrors[site]
+
+    def _read(self, site: str, leaf: bytes) -> Statement:
+        key = self._site_keys[site]
+        return read_leaf(leaf, {key[:16]: key})
+
+    def _entry(
+        self, site: str, leaves: Sequence[bytes], context: Json, box: bytes, payload: bytes, status: str
+    ) -> int:
+        """Index of the egress entry of this reply: the newest entry of what came."""
+        found = self._read(site, leaves[-1]) if leaves else None
+        wanted = {**context, "status": status}
+        if found is None or found.kind != "egress":
+            raise VerificationError("Expected a reply with its log entry.", reason="UNLOGGED")
+        hashes = (found.predicate["wire"]["sha256"], found.predicate["payload"]["sha256"])
+        if any(found.predicate[name] != value for name, value in wanted.items()) or hashes != (
+            sha256_hex(box),
+            sha256_hex(payload),
+        ):
+            raise VerificationError("Expected a log entry of exactly this reply.", reason="UNLOGGED")
+        return int(found.predicate["seq"])
+
+    def _keep_policy(self, site: str, policy: Any, mirror: Mirror) -> None:
+        announced = [
+            found.predicate["policy_sha256"]
+            for found in (self._read(site, leaf) for leaf in mirror.leaves(0, min(mirror.size, 64)))
+            if found.kind == "policy"
+        ]
+        if not isinstance(policy, dict) or digest_of(policy) not in announced:
+            raise VerificationError("Expected the policy that the site's log names.", reason="BIND")
+        path = self._folder / "policies" / f"{site}.json"
+        if not path.exists() or parse_json(path.read_bytes()) != policy:
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, canonical_json(policy))
+
+    def _settle_heads(self, site: str, note: bytes, mirror: Mirror, cosignature: str) -> None:
+        origin = origin_of(self._study.digest, site)
+        keys = parse_json((self._folder / "keys" / f"{site}.json").read_bytes())
+        seen = (self._witness.seen(origin) or (0, b""))[0]
+        proof = mirror.consistency(seen, mirror.size) if seen else []
+        self._cosignatures[site] = self._witness.cosign(note, keys["log"], proof, from_size=seen)
+        mirror.add_cosignature(self._cosignatures[site], self.keys["cosign"])
+        if cosignature:
+            size = self.log.add_cosignature(cosignature, keys["cosign"])
+            self._of(site)["heads"] = [old for old in self._of(site)["heads"] if old >= size]
+
+    def _keep_payload(self, payload: bytes) -> None:
+        path = self._folder / "payloads" / f"{sha256_hex(payload)}.reply"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, payload)
+
+    # Events
+
+    def fault(self, site: str, kind: str, number: int, code: str, requests: Sequence[str]) -> None:
+        """A site did not give a usable answer."""
+        fields = {"site": site, "kind": kind, "round": number, "code": code, "requests": list(requests)}
+        self.log.append("fault", fields)
+
+    def aggregate(self, fields: Json) -> None:
+        """A round's dictionary was made from these replies."""
+        self.log.append("aggregate", fields, [("dictionary", fields["result_sha256"])])
+        self.log.checkpoint()
+
+    def report(self, report_sha256: str) -> None:
+        """The report, and the heads that it was made under. The same report is logged once."""
+        last = read_leaf(self.log.leaf(self.log.size - 1), {self._key.public_hex[:16]: self._key.public_hex})
+        if last.kind == "report" and last.predicate["report_sha256"] == report_sha256:
+            return
+        heads = {site: {"size": m.size, "root": m.root.hex()} for site, m in sorted(self._mirrors.items())}
+        self.log.append(
+            "report", {"report_sha256": report_sha256, "heads": heads}, [("report", report_sha256)]
+        )
+        self.log.checkpoint()
+
+    def incident(self, code: str, evidence: bytes) -> None:
+        """A party contradicted itself."""
+        self.log.append("incident", {"code": code, "evidence_sha256": sha256_hex(evidence)})
+        self.log.checkpoint()
+
+    def close(self) -> None:
+        """Release the locks of the logs."""
+        for mirror in self._mirrors.values():
+            mirror.close()
+        self.log.close()
+
+
+def _release_key(fields: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(fields[name] for name in ("kind", "round", "site", "body_sha256", "dictionary_sha256"))
+
+
+def _software() -> str:
+    try:
+        return version("cytosae-federation")
+    except PackageNotFoundError:
+        return "uninstalled"
+
+
+def _table(section: bytes) -> Json:
+    content = parse_json(section, max_bytes=1 << 26)
+    if not isinstance(content, dict) or set(content) != {
+        "start",
+        "leaves",
+        "checkpoint",
+        "cosignature",
+        "policy",
+    }:
+        raise MessageError("Expected the log part of a reply.", reason="SCHEMA")
+    if not isinstance(content["leaves"], list) or not isinstance(content["start"], int):
+        raise MessageError("Expected leaves in the log part of a reply.", reason="SCHEMA")
+    return content
+
+
+def _unbase64(value: Any) -> bytes:
+    try:
+        return base64.b64decode(str(value), validate=True)
+    except ValueError as error:
+        raise MessageError("Expected base64 in a log entry.", reason="SCHEMA") from error
