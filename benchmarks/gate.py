@@ -132,7 +132,7 @@ def gate_of(
     """All checks on one received dictionary; `last`: the accepted one before, and its FVU here."""
     previous, fvu = last or (None, None)
     checks = check_static(
-        base.dictionary, previous=previous.dictionary if previous else None, max_row_move=CLIP, init=init
+        base.dictionary, previous=previous.dictionary if previous else None, max_row_move=CLIP
     )
     if not checks[0].ok:
         return checks
@@ -233,9 +233,14 @@ def bare(found: Round) -> int:
 
 
 def run(
-    sites: dict[str, SiteTokens], public: SiteTokens, n: int, init: str, seed: int
+    sites: dict[str, SiteTokens],
+    public: SiteTokens,
+    n: int,
+    init: str,
+    seed: int,
+    targets: tuple[str, ...] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Every honest dictionary and every trap of one study, at every site."""
+    """Every honest dictionary of one study at every site, and every trap at `targets` (all sites when empty)."""
     last: dict[str, tuple[Base, float]] = {}
     for number, done, base in federated(sites, start(public, sites, n, init, seed), LAST, seed):
         for name, found in done.items():
@@ -243,7 +248,7 @@ def run(
             checks = gate_of(sites[name], base, last.get(name), init, 100 * seed + number)
             if number in HONEST_ROUNDS:
                 yield {"kind": "honest", **about, **examine(found, checks)}
-            if number in TRAP_ROUNDS and init != "random":
+            if number in TRAP_ROUNDS and init != "random" and name in (targets or sites):
                 suspects = suspected(sites[name], base, seed)
                 for kind, trap in TRAPS.items():
                     bad = trap(base, suspects, seed)

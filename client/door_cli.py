@@ -114,38 +114,51 @@ def _print_table(console: Console, result: Json) -> None:
     console.print("relay isolation: none when agent and relay share a user", markup=False)
 
 
+_WIDTHS = {"step": 8, "tensor": 24, "shape": 14, "bytes": 9, "withheld": 8}
+_SHORT = {"float32": "f32", "float16": "f16"}
+
+
 def _print_round(console: Console, result: Json) -> None:
     from rich.table import Table
 
-    title = f"Would leave in one dry round ({result['profile']}, at least {result['min_units']} {result['unit']} units)"
-    table = Table(title=title)
+    behind = f"{result['profile']}, at least {result['min_units']} {result['unit']} units behind every number"
+    table = Table(title=f"Would leave in one dry round ({behind})", box=None, pad_edge=False)
     for column in ("step", "tensor", "shape", "bytes", "withheld", "first values"):
-        table.add_column(column, justify="right" if column in ("bytes", "withheld") else "left")
+        right = column in ("bytes", "withheld")
+        table.add_column(
+            column, justify="right" if right else "left", no_wrap=True, min_width=_WIDTHS.get(column, 1)
+        )
     for message in result["messages"]:
-        for name, value in message["facts"].items():
-            table.add_row(message["kind"], name, "text", str(len(value)), "", value[:40])
-        for tensor in message["tensors"]:
-            shape = "x".join(map(str, tensor["shape"]))
-            values = ", ".join("withheld" if v is None else f"{v:g}" for v in tensor["values"][:4])
-            row = (f"{tensor['dtype']} {shape}", f"{tensor['bytes']:,}", f"{tensor['suppressed']:,}", values)
-            table.add_row(message["kind"], tensor["name"], *row)
+        rows = [(name, "text", str(len(value)), "", value[:20]) for name, value in message["facts"].items()]
+        rows += [_row(tensor) for tensor in message["tensors"]]
+        for index, row in enumerate(rows):
+            table.add_row("" if index else message["kind"], *row)
     console.print(table)
     total = sum(message["bytes"] for message in result["messages"])
-    console.print(f"{len(result['messages'])} messages, {total:,} bytes before sealing.", highlight=False)
-    if result["rounds"]:
-        console.print(
-            f"The study asks for {result['rounds']} rounds: `round` leaves once in each.", highlight=False
-        )
-    console.print(f"relay isolation: {result['relay_isolation']}", markup=False)
+    most = result["whole_study"]
+    for line in (
+        f"{len(result['messages'])} messages, {total:,} bytes before sealing. In the whole study at most "
+        f"{most['rounds']} rounds, {most['messages']} messages, {most['bytes']:,} bytes.",
+        f"relay isolation: {result['relay_isolation']}",
+    ):
+        console.print(line, markup=False, highlight=False)
     if result["stopped"]:
         stopped = result["stopped"]
-        console.print(
-            f"STOPPED in {stopped['kind']} at step {stopped['step']} ({stopped['gate']}): {stopped['why']}"
-        )
+        console.print(f"STOPPED in {stopped['kind']} at step {stopped['step']} ({stopped['gate']}): {stopped['why']}")
     else:
-        console.print(
-            "Nothing was sent, logged or spent. Never: images, names, ids, single cells or patients."
-        )
+        console.print("Nothing was sent, logged or spent. Never: images, names, ids, single cells or patients.")
+
+
+def _row(tensor: Json) -> tuple[str, str, str, str, str]:
+    shape = "x".join(map(str, tensor["shape"]))
+    values = " ".join("-" if value is None else f"{value:.3g}" for value in tensor["values"][:2])
+    return (
+        tensor["name"],
+        f"{_SHORT.get(tensor['dtype'], tensor['dtype'])} {shape}",
+        f"{tensor['bytes']:,}",
+        f"{tensor['suppressed']:,}",
+        values,
+    )
 
 
 def _approve(options: argparse.Namespace) -> int:

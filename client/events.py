@@ -20,7 +20,7 @@ EVENTS = {
     "answered": "A request was answered; what left is in the log and in `cytosae site preview`.",
     "refused": "A signed request was refused; the coordinator is told the code only.",
     "unverified": "Bytes arrived that the study key did not sign. Nobody was answered.",
-    "failed": "A fault of the program or the machine while answering; nothing left. Ask IT to look at disk and memory.",
+    "failed": "A fault of the program or the machine while answering; nothing left. IT looks at disk, memory.",
     "rejected": "The dictionary that came did not pass the gate (docs/security.md); it was not used.",
     "blocked": "The door stopped a reply. Nothing left, and nothing will until an officer clears it.",
     "stopped": "Refused: the door stopped an earlier reply. See `cytosae site approve --clear`.",

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from cytosae_core.config import StudyConfig
 from cytosae_core.egress import GATE, Blocked, inspect
 from cytosae_core.errors import CytosaeError
-from cytosae_core.policy import tightened
-from cytosae_core.sae.scale import TokenScale, rows_from_centroids
+from cytosae_core.policy import demand, tightened
+from cytosae_core.sae.first import first_dictionary
+from cytosae_core.sae.scale import TokenScale
 
 from .approval import describe_outgoing
 from .events import Events
@@ -64,6 +65,7 @@ class Preview:
                     stopped = {"kind": kind, "step": 0, "gate": "before the door", "why": str(error)}
                     break
             tick(len(kinds), len(kinds))
+        most = demand(self.study)
         return {
             "study": self.study.name,
             "protocol": self.study.digest,
@@ -73,7 +75,7 @@ class Preview:
             "min_units": policy.min_units,
             "unit": self.site.unit,
             "relay_isolation": self.site.relay_isolation,
-            "rounds": self.study.training.rounds if self.study.kind == "train" else 0,
+            "whole_study": {"rounds": most.rounds, "messages": most.messages, "bytes": most.bytes},
             "messages": messages,
             "stopped": stopped,
         }
@@ -82,7 +84,7 @@ class Preview:
         kinds: list[tuple[str, Callable[[], Answer]]] = [("hello", lambda: steps.hello({}, {}))]
         if self.study.kind == "train":
             kinds.append(("moments", lambda: steps.moments({}, {})))
-        if not self.start:
+        if not self.start and (self.study.kind == "validate" or self.study.dictionary.init != "random"):
             return kinds
         if self.study.kind == "train":
             kinds += [
@@ -105,7 +107,7 @@ class Preview:
         return describe_outgoing(outgoing)
 
     def _tensors(self, steps: Steps) -> dict[str, Array]:
-        """The first dictionary as the study would send it, with this site's own mean and scale for the federation's."""
+        """The first dictionary as the study would send it, with this site's own mean and scale."""
         if self.study.kind == "validate":
             return {
                 "mean": np.zeros(self.study.encoder.d, np.float32),
@@ -118,7 +120,5 @@ class Preview:
             float(sums["token_square"].values[0]),
             float(sums["token_count"].values[0]),
         )
-        rows = self.start.get("dictionary")
-        if rows is None:
-            rows = rows_from_centroids(self.start["centroids"], scale)
+        rows = first_dictionary(self.study, self.start, scale)
         return {"dictionary": rows, "mean": scale.mean, "scale": np.array([scale.scale], np.float32)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from cytosae_core.cohort import read_cohort
@@ -13,6 +14,7 @@ from cytosae_core.encoder import build_store, load_encoder
 from cytosae_core.errors import SetupError
 from cytosae_core.keys import fingerprint
 from cytosae_core.policy import POLICIES, SitePolicy, load_signed, named_policy
+from cytosae_core.sae.checkpoint import load_checkpoint
 
 from .agent import AgentServer, forbid_memory_reads
 from .events import Events
@@ -35,6 +37,9 @@ def serve_agent(options: argparse.Namespace, relay_uid: int) -> int:
     forbid_memory_reads()
     events = Events()
     site, study = make_site(options, relay_uid)
+    if options.start:
+        start = load_checkpoint(options.start, sha256=study.dictionary.digest).tensors
+        site = replace(site, start=start)
     session = Session(site, study, public_key(options.study_key), events)
     say(f"key fingerprint {fingerprint(site.key.public_hex)} (read it to the coordinator by phone)")
     if site.relay_isolation == "none":

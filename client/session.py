@@ -23,7 +23,7 @@ from cytosae_core.canonical import canonical_json
 from cytosae_core.config import StudyConfig
 from cytosae_core.egress import Blocked, Door, Question
 from cytosae_core.envelope import REQUEST, Envelope, unpack
-from cytosae_core.errors import CytosaeError, EgressError, MessageError, StudyError, VerificationError
+from cytosae_core.errors import CytosaeError, EgressError, MessageError, VerificationError
 from cytosae_core.lineage import dictionary_digest, job_of
 from cytosae_core.policy import SitePolicy, tightened
 from cytosae_core.tensors import unpack_tensors, write_atomic
@@ -40,7 +40,7 @@ from .steps import Answer, Steps, close
 
 Array = NDArray[Any]
 CLOCK_SKEW_S = 300
-# Refusals that are logged and answered in an hour; beyond that only the local log grows (a relay may replay for ever).
+# Refusals that are logged and answered in an hour; beyond that only the local log grows (relays may replay on).
 MAX_REFUSALS_PER_HOUR = 200
 
 
@@ -64,6 +64,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self.site.policy.check_simulation(self.site.simulation and self.study.simulation)
+        self.site.policy.check_study_key(self.coordinator)
         self.policy: SitePolicy = tightened(self.site.policy, self.study)
         folder = self.site.state / self.study.digest[:16]
         folder.mkdir(parents=True, exist_ok=True)
@@ -177,9 +178,7 @@ class Session:
         for name, value in expected.items():
             if header.get(name) != value:
                 raise MessageError(f"Expected a request with {name}={value!r}.", reason="BIND")
-        issued, expires = header.get("issued"), header.get("expires")
-        if not _is_count(issued) or not _is_count(expires):
-            raise MessageError("Expected issued and expires in unix seconds.", reason="SCHEMA")
+        issued, expires = _count(header, "issued"), _count(header, "expires")
         if not issued - CLOCK_SKEW_S <= time.time() <= expires:
             raise MessageError(
                 "Expected a request that is valid now.",
@@ -192,9 +191,9 @@ class Session:
         if not isinstance(header.get("params"), dict) or not set(header["params"]) <= PARAMS:
             raise MessageError(f"Expected params in {sorted(PARAMS)}.", reason="MSG_TYPE")
         job = job_of(header["kind"], header["round"], header["body_sha256"], header["params"])
-        if header.get("job") != job or not _is_count(header.get("seq")):
-            raise MessageError("Expected the job id of what is asked, and a sequence number.", reason="BIND")
-        self._memory.accept(str(header.get("nonce")), header["seq"], expires)
+        if header.get("job") != job:
+            raise MessageError("Expected the job id of what is asked.", reason="BIND")
+        self._memory.accept(str(header.get("nonce")), _count(header, "seq"), expires)
 
     def _answer(self, envelope: Envelope, question: Question) -> bytes:
         if self._left_file.exists():
@@ -244,6 +243,13 @@ STEPS: dict[str, Callable[[Steps, Mapping[str, Array], Mapping[str, Any]], Answe
     "score": score,
     "close": close,
 }
+
+
+def _count(header: Mapping[str, Any], name: str) -> int:
+    value = header.get(name)
+    if not _is_count(value):
+        raise MessageError(f"Expected {name} to be an integer that is not negative.", reason="RANGE")
+    return int(value)  # type: ignore[arg-type]  # it is one
 
 
 def _is_count(value: Any) -> bool:

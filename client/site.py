@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +46,8 @@ class Site:
         labels, units, attributes: one entry per stored image (not per listed image).
         unit: what a unit is: patient, slide or source_file.
         relay_isolation: `none` when agent and relay share a user, else `user`.
+        start: tensors of the study's public start file, when the site has it: the first dictionary that comes must
+            then be the one that the site computes itself.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Site:
     state: Path
     simulation: bool = False
     relay_isolation: str = "none"
+    start: Mapping[str, Array] = field(default_factory=dict)
 
     @classmethod
     def of(cls, cohort: Cohort, store: TokenStore, policy: SitePolicy, home: Path, **facts: Any) -> Site:

@@ -22,9 +22,10 @@ from cytosae_core.errors import EgressError, MessageError, StudyError
 from cytosae_core.lineage import MODEL_TENSORS, dictionary_digest
 from cytosae_core.policy import SitePolicy
 from cytosae_core.privacy.disclosure import dominance
-from cytosae_core.privacy.gate import GateCheck, check_frozen, check_static, check_tokens, require
+from cytosae_core.privacy.gate import GateCheck, check_frozen, check_same, check_static, check_tokens, require
 from cytosae_core.privacy.masking import MAX_UNIT_SHARE, mask_update
 from cytosae_core.privacy.selfattack import AttackLimits, attack, require_unreadable
+from cytosae_core.sae.first import first_dictionary
 from cytosae_core.sae.models import Model, PursuitModel, model_from_tensors
 from cytosae_core.sae.scale import TokenScale
 from cytosae_core.sae.train import train_local
@@ -120,6 +121,7 @@ class Steps:
         """Fix the row set before round 1, from the first dictionary; its quality."""
         model, scale = self._pursuit(tensors)
         checks = self._gate(model, scale, 0)
+        checks += self._own_start(model, scale)
         self._same_start(tensors)
         survey, position = self.data.random_tokens(self.data.train, SURVEY_TOKENS, "survey")
         units = torch.from_numpy(self.data.train_unit[position])
@@ -193,6 +195,15 @@ class Steps:
             model, scale, torch.from_numpy(tokens), torch.from_numpy(self.data.test_unit[position]),
             previous_fvu=previous.fvu if previous else None, init=self.study.dictionary.init,
         )  # fmt: skip
+        self._require(checks)
+        return checks
+
+    def _own_start(self, model: PursuitModel, scale: TokenScale) -> list[GateCheck]:
+        """The strongest check, where the site can make it: the first dictionary is the one it computes itself."""
+        if self.study.dictionary.init != "random" and not self.site.start:
+            return []
+        expected = first_dictionary(self.study, self.site.start, scale)
+        checks = check_same(model.dictionary, torch.from_numpy(expected))
         self._require(checks)
         return checks
 

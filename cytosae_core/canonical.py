@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def _encode_object(value: dict[Any, Any]) -> str:
 
 def _encode_string(value: str) -> str:
     # Python's escapes are those of RFC 8785 except for DEL, which RFC 8785 leaves as it is (so does Python).
-    return json.dumps(value, ensure_ascii=False)
+    return encode_basestring(value)
 
 
 def _encode_float(value: float) -> str:
@@ -129,7 +130,7 @@ def parse_json(data: bytes, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
         _check_depth(text)
         value = _DECODER.decode(text)
         if _SURROGATE.search(text):
-            _check_text(value)
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # raises on half of a pair
     except UnicodeError as error:
         raise MessageError("Expected JSON in UTF-8 without lone surrogates.", reason="JSON_UTF8") from error
     except (ValueError, RecursionError) as error:
@@ -146,22 +147,14 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _check_depth(text: str) -> None:
+    if text.count("[") + text.count("{") <= MAX_JSON_DEPTH:
+        return
     depth = 0
     for token in _TOKEN.finditer(text):
         mark = token.group()
         depth += (mark in "[{") - (mark in "]}") if len(mark) == 1 else 0
         if depth > MAX_JSON_DEPTH:
             raise MessageError(f"Expected JSON depth <= {MAX_JSON_DEPTH}.", reason="JSON_DEPTH")
-
-
-def _check_text(value: Any) -> None:
-    if isinstance(value, str):
-        value.encode("utf-8")
-    elif isinstance(value, dict):
-        _check_text([*value, *value.values()])
-    elif isinstance(value, list):
-        for item in value:
-            _check_text(item)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

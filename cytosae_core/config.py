@@ -25,6 +25,7 @@ VIEWS = ("raw", "standardised", "embedding")
 PROBES = ("standardised codes", "raw codes", "raw embeddings", "shuffled labels")
 QUALITY = ("sse", "ss_global", "ss_own", "tokens", "l0", "dead_fraction")
 COORDINATOR = "coordinator"
+STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 COUNTS = ("images", "units", "train_units", "test_units")
 
@@ -123,6 +124,8 @@ class StudyConfig:
         self._check_numbers()
 
     def _check_combination(self) -> None:
+        if not STUDY_NAME.fullmatch(self.name):
+            raise StudyError("Expected a study name of 1 to 100 letters, digits, spaces, '.', '_' and '-'.")
         if len(set(self.sites)) != len(self.sites) or not self.sites:
             raise StudyError("Expected one or more sites with different names.")
         if any(not SITE_NAME.fullmatch(site) or site == COORDINATOR for site in self.sites):

@@ -167,7 +167,7 @@ def seal(
 
 @dataclass(frozen=True)
 class Question:
-    """What is answered: the request's context, the reader's key inside it, its idempotent job id, its body's SHA-256."""
+    """What is answered: the request's context, the reader's key in it, its idempotent job id, its body's SHA-256."""
 
     context: Mapping[str, Any]
     reply_key: str

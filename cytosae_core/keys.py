@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from .canonical import sha256_hex
-from .errors import SetupError, VerificationError
+from .errors import SetupError
+from .signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, verify_raw, verify_signature
 
-PUBLIC_KEY_BYTES = 32
-SIGNATURE_BYTES = 64
+__all__ = [
+    "PUBLIC_KEY_BYTES",
+    "SIGNATURE_BYTES",
+    "SigningKey",
+    "fingerprint",
+    "verify_raw",
+    "verify_signature",
+]
 
 
 class SigningKey:
@@ -73,20 +79,6 @@ class SigningKey:
         PAE begins with "DSSEv1 ", so no message signed by `sign` reads as one. Signed notes do not: they have
         keys of their own."""
         return self._private.sign(message)
-
-
-def verify_signature(public_hex: str, purpose: str, message: bytes, signature: bytes) -> None:
-    """Raise VerificationError unless `signature` is `public_hex`'s over `purpose` and `message`."""
-    verify_raw(public_hex, purpose.encode() + b"\0" + message, signature)
-
-
-def verify_raw(public_hex: str, message: bytes, signature: bytes) -> None:
-    """Raise VerificationError (SIG) unless `signature` (64 bytes) is `public_hex`'s over exactly `message`."""
-    try:
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex))
-        key.verify(signature, message)
-    except (InvalidSignature, ValueError) as error:
-        raise VerificationError("Expected a valid signature of the pinned key.", reason="SIG") from error
 
 
 def fingerprint(public_hex: str) -> str:

@@ -101,7 +101,7 @@ class Desk:
         payload = sent.reply_key.open_box(box, REPLY_LABEL, sent.request_sha256)
         section = sent.reply_key.open_box(log_box, LOG_LABEL, sent.request_sha256)
         envelope = unpack(payload, REPLY, self._coordinator.site_keys[sent.site])
-        wanted = {**self._identity(sent.site), "request_sha256": sent.request_sha256}
+        wanted: dict[str, Any] = {**self._identity(sent.site), "request_sha256": sent.request_sha256}
         refused = envelope.header.get("status") == "refused"
         wanted |= {} if refused else {"kind": sent.kind, "round": sent.round}
         for name, value in wanted.items():

@@ -25,7 +25,8 @@ from cytosae_core.egress import Reply
 from cytosae_core.errors import CytosaeError, StudyError
 from cytosae_core.lineage import dictionary_digest
 from cytosae_core.report.inputs import RoundRecord, StudyResult, total_fvu
-from cytosae_core.sae.scale import TokenScale, rows_from_centroids
+from cytosae_core.sae.first import first_dictionary, random_rows
+from cytosae_core.sae.scale import TokenScale
 
 from .coordinator import Coordinator
 from .desk import Ask, Desk
@@ -138,7 +139,7 @@ class StudyRun:
         )
 
     def _rounds(self, scale: TokenScale) -> Array:
-        self.result.first = self._first_dictionary(scale)
+        self.result.first = first_dictionary(self.study, self._start, scale)
         self._folder.save_round(0, self.result.first, {"round": 0})
         tensors = {"dictionary": self.result.first}
         self._step(
@@ -149,18 +150,6 @@ class StudyRun:
         for number in range(len(self.result.rounds) + 1, self.study.training.rounds + 1):
             dictionary = self._round(number, dictionary, scale)
         return dictionary
-
-    def _first_dictionary(self, scale: TokenScale) -> Array:
-        config, d = self.study.dictionary, self.study.encoder.d
-        if config.init == "random":
-            return random_rows(config.n, d, self.study.seed)
-        name = "centroids" if config.init == "public-kmeans" else "dictionary"
-        start = self._start.get(name)
-        if start is None or start.shape != (config.n, d):
-            raise StudyError(f"Expected a start file with {name}[{config.n}, {d}].", hint="cytosae sae init")
-        if name == "centroids":
-            return rows_from_centroids(start, scale)
-        return np.asarray(start / np.linalg.norm(start, axis=1, keepdims=True), dtype=np.float32)
 
     def _resume(self) -> Array:
         """The dictionary after the last finished round, and the records of the finished ones."""
@@ -329,12 +318,6 @@ class StudyRun:
         totals = self.result.suppressed.setdefault(site, {})
         for name, count in suppressed.items():
             totals[name] = totals.get(name, 0) + count
-
-
-def random_rows(n: int, d: int, seed: int) -> Array:
-    """Random unit rows [n, d] float32 (PCG64): a control, and the start where no public tokens exist."""
-    rows = np.random.default_rng(seed).standard_normal((n, d))
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
 
 def _with(tensors: Mapping[str, Array], scale: TokenScale) -> dict[str, Array]:

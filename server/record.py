@@ -20,7 +20,7 @@ from cytosae_core.audit.note import origin_of, vkey
 from cytosae_core.audit.statement import Statement, read_leaf
 from cytosae_core.canonical import canonical_json, digest_of, parse_json, sha256_hex
 from cytosae_core.config import COORDINATOR, StudyConfig
-from cytosae_core.errors import CytosaeError, MessageError, VerificationError
+from cytosae_core.errors import MessageError, VerificationError
 from cytosae_core.keys import SigningKey
 from cytosae_core.tensors import write_atomic
 
@@ -89,7 +89,7 @@ class Record:
 
     def ask(self, site: str, kind: str, number: int, body: bytes, base: str, *, same_for_all: bool) -> Json:
         """Log what is asked, and what the site needs to check that it is logged: the header's `log`."""
-        fields = {
+        fields: Json = {
             "kind": kind,
             "round": number,
             "site": "*" if same_for_all else site,

@@ -46,35 +46,17 @@ def root_of(leaf_hashes: Sequence[bytes]) -> bytes:
 
 
 def verify_inclusion(index: int, size: int, leaf_hash: bytes, proof: Sequence[bytes], root: bytes) -> None:
-    """Raise unless `proof` shows that leaf `index` with `leaf_hash` is in the tree of `size` leaves under `root`.
-
-    Raises:
-        VerificationError: reason PROOF, for every input that is not such a proof.
-    """
+    """Raise VerificationError (PROOF) unless `proof` leads from leaf `index` of `size` leaves to `root`."""
     _check_hashes(proof)
     _check_hashes([leaf_hash, root])
     if not (_is_count(index) and _is_count(size) and index < size):
         raise _bad(f"Expected an index inside the tree, got index={index} size={size}.")
-    position, last, found = index, size - 1, leaf_hash
-    for item in proof:
-        if last == 0:
-            raise _bad("Expected an inclusion proof without extra hashes.")
-        if position & 1 or position == last:
-            found = node_hash(item, found)
-            position, last = _skip_missing(position, last)
-        else:
-            found = node_hash(found, item)
-        position, last = position >> 1, last >> 1
-    if last or not hmac.compare_digest(found, root):
+    if not hmac.compare_digest(_climb(index, size - 1, leaf_hash, proof)[1], root):
         raise _bad("Expected an inclusion proof that leads to the root.")
 
 
 def verify_consistency(size1: int, size2: int, root1: bytes, root2: bytes, proof: Sequence[bytes]) -> None:
-    """Raise unless `proof` shows that the tree of `size1` leaves under `root1` is the beginning of the second.
-
-    Raises:
-        VerificationError: reason PROOF, for every input that is not such a proof, `size1` = 0 among them.
-    """
+    """Raise VerificationError (PROOF) unless `proof` shows that the tree of `size1` leaves begins the second."""
     _check_hashes(proof)
     if not (_is_count(size1) and _is_count(size2) and 0 < size1 <= size2):
         raise _bad(f"Expected 0 < old size <= new size, got {size1} and {size2}.")
@@ -86,28 +68,30 @@ def verify_consistency(size1: int, size2: int, root1: bytes, root2: bytes, proof
     path = [root1, *proof] if size1 & (size1 - 1) == 0 else list(proof)
     if not path:
         raise _bad("Expected a consistency proof with hashes.")
-    position, last = size1 - 1, size2 - 1
-    while position & 1:
-        position, last = position >> 1, last >> 1
-    old = new = path[0]
-    for item in path[1:]:
-        if last == 0:
-            raise _bad("Expected a consistency proof without extra hashes.")
-        if position & 1 or position == last:
-            old, new = node_hash(item, old), node_hash(item, new)
-            position, last = _skip_missing(position, last)
-        else:
-            new = node_hash(new, item)
-        position, last = position >> 1, last >> 1
-    if last or not (hmac.compare_digest(old, root1) and hmac.compare_digest(new, root2)):
+    full = (
+        size1 & -size1
+    ).bit_length() - 1  # height of the last full subtree of the old tree, where both begin
+    old, new = _climb((size1 - 1) >> full, (size2 - 1) >> full, path[0], path[1:])
+    if not (hmac.compare_digest(old, root1) and hmac.compare_digest(new, root2)):
         raise _bad("Expected a consistency proof that leads to both roots.")
 
 
-def _skip_missing(position: int, last: int) -> tuple[int, int]:
-    """Up to the level where this node is a right child: an incomplete right edge has no sibling below it."""
-    while position and not position & 1:
+def _climb(position: int, last: int, start: bytes, proof: Sequence[bytes]) -> tuple[bytes, bytes]:
+    """Roots above a node: over all up to it, and over the whole tree whose last node at its height is `last`."""
+    old = new = start
+    for item in proof:
+        if last == 0:
+            raise _bad("Expected a proof without extra hashes.")
+        if position & 1 or position == last:
+            old, new = node_hash(item, old), node_hash(item, new)
+            while position and not position & 1:  # an incomplete right edge has no sibling at these heights
+                position, last = position >> 1, last >> 1
+        else:
+            new = node_hash(new, item)
         position, last = position >> 1, last >> 1
-    return position, last
+    if last:
+        raise _bad("Expected a proof up to the root.")
+    return old, new
 
 
 def _is_count(value: object) -> bool:

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..errors import VerificationError
-from ..keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, verify_raw
+from ..signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, verify_raw
 from .merkle import EMPTY_ROOT, HASH_BYTES
 
-ALGORITHMS = {"log": 0x01, "cosign": 0x04}
+ALGORITHMS = {"log": b"\x01", "cosign": b"\x04"}
 MAX_NOTE_BYTES = 1 << 16
 MAX_SIGNATURES = 16
 DASH = "\u2014 "
@@ -37,16 +37,13 @@ class Verifier:
     @property
     def key_id(self) -> bytes:
         """First four bytes of SHA-256(name, newline, algorithm byte, public key)."""
-        return hashlib.sha256(self.name.encode() + b"\n" + self._material).digest()[:4]
+        return hashlib.sha256(f"{self.name}\n".encode() + ALGORITHMS[self.role] + self.public).digest()[:4]
 
     @property
     def text(self) -> str:
         """The key as a vkey."""
-        return f"{self.name}+{self.key_id.hex()}+{base64.b64encode(self._material).decode()}"
-
-    @property
-    def _material(self) -> bytes:
-        return bytes([ALGORITHMS[self.role]]) + self.public
+        material = base64.b64encode(ALGORITHMS[self.role] + self.public).decode()
+        return f"{self.name}+{self.key_id.hex()}+{material}"
 
     def check(self, text: str, signature: bytes) -> int:
         """Raise unless `signature` (after the key id) is this key's over `text`; its unix seconds, 0 for `log`."""
@@ -87,7 +84,7 @@ def parse_vkey(text: str) -> Verifier:
     """The key of a vkey. Raises VerificationError (NOTE) for anything but the one way to write such a key."""
     name, _, rest = text.partition("+")
     material = unbase64(rest.partition("+")[2])
-    roles = [role for role, algorithm in ALGORITHMS.items() if material[:1] == bytes([algorithm])]
+    roles = [role for role, algorithm in ALGORITHMS.items() if material[:1] == algorithm]
     if roles and len(material) == 1 + PUBLIC_KEY_BYTES and _is_name(name):
         found = Verifier(name, roles[0], material[1:])
         if found.text == text:
@@ -101,11 +98,7 @@ def cosigned_message(text: str, seconds: int) -> bytes:
 
 
 def split_note(data: bytes) -> tuple[str, list[tuple[str, bytes, bytes]]]:
-    """A note's text and its (key name, key id, signature) lines, none of them verified.
-
-    Raises:
-        VerificationError: reason NOTE: not a note, too long, more than 16 signatures, or not written canonically.
-    """
+    """A note's text and its (key name, key id, signature) lines, none verified. Raises VerificationError (NOTE)."""
     try:
         whole = data.decode() if len(data) <= MAX_NOTE_BYTES else ""
     except UnicodeDecodeError as error:
@@ -196,4 +189,4 @@ def _is_name(name: str) -> bool:
 
 
 def _bad(message: str) -> VerificationError:
-    return VerificationError(message, reason="NOTE")
+    return VerificationError(message, hint="Keep the file: a changed note is evidence.", reason="NOTE")

@@ -9,16 +9,15 @@ meaning of every field are in docs/audit-format.md.
 
 from __future__ import annotations
 
-import base64
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..canonical import canonical_json, parse_json, sha256_hex
 from ..errors import MessageError, VerificationError
-from ..keys import SigningKey, verify_raw
+from ..signatures import verify_raw
 from .note import unbase64, vkey
 
 MAX_LEAF_BYTES = (1 << 16) - 1  # what a length in a tlog-tiles entry bundle can say
@@ -96,31 +95,6 @@ class Statement:
     signer: str
 
 
-def make_leaf(
-    kind: str,
-    predicate: Mapping[str, Any],
-    subjects: Iterable[tuple[str, str]],
-    signers: Sequence[SigningKey],
-) -> bytes:
-    """The bytes of a leaf. `signers`: the party's signing key; for `key_rotate` see `_rotated`.
-
-    Raises:
-        VerificationError: reason SCHEMA, CANON or SIZE: no reader would accept it.
-    """
-    subject = [{"name": name, "digest": {"sha256": digest}} for name, digest in subjects]
-    content = {"_type": STATEMENT, "predicateType": f"urn:cytosae:{kind}:v1", "predicate": dict(predicate)}
-    payload = canonical_json({**content, "subject": subject})
-    signatures = [
-        {"keyid": key.public_hex[:16], "sig": base64.b64encode(key.sign_raw(pae(payload))).decode()}
-        for key in signers
-    ]
-    encoded = base64.b64encode(payload).decode()
-    leaf = {"payload": encoded, "payloadType": PAYLOAD_TYPE, "signatures": signatures}
-    data = canonical_json(leaf)
-    read_leaf(data, {key.public_hex[:16]: key.public_hex for key in signers})
-    return data
-
-
 def pae(payload: bytes, kind: str = PAYLOAD_TYPE) -> bytes:
     """What is signed: DSSE's pre-authentication encoding of a payload and its type."""
     return b"DSSEv1 %d %s %d %s" % (len(kind.encode()), kind.encode(), len(payload), payload)
@@ -129,11 +103,7 @@ def pae(payload: bytes, kind: str = PAYLOAD_TYPE) -> bytes:
 def read_leaf(data: bytes, keys: Mapping[str, str]) -> Statement:
     """A leaf's statement, after its signature and every field were checked.
 
-    Args:
-        keys: public keys (64 hex digits) by key id (their first 16 digits) that may have signed it.
-
-    Raises:
-        VerificationError: reason SIZE, CANON, SIG, SCHEMA or JSON_...
+    `keys`: public keys (hex) by key id that may sign. Raises VerificationError: SIZE, CANON, JSON_, SIG, SCHEMA, SEQ.
     """
     envelope = _canonical(data)
     _check(envelope, ENVELOPE, "leaf")
@@ -145,7 +115,7 @@ def read_leaf(data: bytes, keys: Mapping[str, str]) -> Statement:
     signers = [signer, *_rotated(statement)]
     if [keyid for keyid, _ in signatures] != [key[:16] for key in signers]:
         raise _bad("Expected the signatures that this kind needs.", "SIG")
-    for key, (_, signature) in zip(signers, signatures, strict=True):
+    for key, (_, signature) in zip(signers[1:], signatures[1:], strict=True):
         verify_raw(key, pae(payload), signature)
     return statement
 
@@ -234,29 +204,22 @@ def _canonical(data: bytes) -> Any:
 
 
 def _bad(message: str, reason: str = "SCHEMA") -> VerificationError:
-    return VerificationError(message, reason=reason)
+    return VerificationError(message, hint="The format is in docs/audit-format.md.", reason=reason)
 
 
 @dataclass
 class Chain:
-    """One party's log read leaf by leaf: order, links, and which keys count at every index.
-
-    Args:
-        party: whose log. protocol: digest of the study's protocol; empty: the first leaf's. signing: the pinned
-            first signing key, hex.
-
-    Attributes:
-        size: leaves read. prev: SHA-256 of the last one. keys: role: current key (`signing` in hex, `log` and
-            `cosign` as vkeys from `enrol` on). revoked: (role, key in hex): index from which it no longer counts;
-            may lie before the revocation: then who audits must distrust what it signed in between.
-    """
+    """One party's log read leaf by leaf: order, links, and which keys count at every index."""
 
     party: str
-    protocol: str
-    signing: str
-    size: int = 0
-    prev: str = FIRST
-    keys: dict[str, str] = field(default_factory=dict)
+    protocol: str  # digest; empty: the first leaf's
+    signing: str  # the pinned first signing key, hex
+    size: int = 0  # leaves read
+    prev: str = FIRST  # SHA-256 of the last one
+    keys: dict[str, str] = field(
+        default_factory=dict
+    )  # by role, from enrol on: `signing` in hex, others vkeys
+    # (role, key in hex): index from which it does not count; before the revocation: distrust what it signed since
     revoked: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def read(self, leaf: bytes) -> Statement:
@@ -264,14 +227,17 @@ class Chain:
         key = self.keys.get("signing", self.signing)
         found = read_leaf(leaf, {key[:16]: key})
         fields = found.predicate
-        if (fields["party"], fields["protocol"]) != (self.party, self.protocol or fields["protocol"]):
-            raise _bad("Expected a statement of this party and protocol.", "BIND")
-        if fields["seq"] != self.size:
-            raise _bad(f"Expected seq={self.size}, got seq={fields['seq']}.", "SEQ")
-        if fields["prev"] != self.prev:
-            raise _bad("Expected a statement that names the one before it.", "LINK")
-        if self.size >= self.revoked.get(("signing", key), self.size + 1):
-            raise _bad("Expected a statement of a key that is not revoked.", "REVOKED")
+        for reason, holds in (
+            (
+                "BIND",
+                (fields["party"], fields["protocol"]) == (self.party, self.protocol or fields["protocol"]),
+            ),
+            ("SEQ", fields["seq"] == self.size),
+            ("LINK", fields["prev"] == self.prev),
+            ("REVOKED", self.size < self.revoked.get(("signing", key), self.size + 1)),
+        ):
+            if not holds:
+                raise _bad(f"Expected the next statement (seq={self.size}) of this party's log.", reason)
         self._follow(found)
         self.size, self.prev, self.protocol = self.size + 1, sha256_hex(leaf), fields["protocol"]
         return found
@@ -282,14 +248,13 @@ class Chain:
             self.keys = dict(fields["keys"])
         elif found.kind == "key_rotate":
             role, name = fields["role"], self.keys["log"].partition("+")[0]
-            old, new = (
-                key if role == "signing" else vkey(name, role, key) for key in (fields["old"], fields["new"])
-            )
-            if self.keys[role] != old:
+            old, new = fields["old"], fields["new"]
+            if self.keys[role] != (old if role == "signing" else vkey(name, role, old)):
                 raise _bad(f"Expected a rotation of the current {role} key.", "SIG")
-            self.keys[role] = new
+            self.keys[role] = new if role == "signing" else vkey(name, role, new)
         elif found.kind == "key_revoke":
-            self.revoked[fields["role"], fields["key"]] = fields["from_seq"]
+            place = fields["role"], fields["key"]
+            self.revoked[place] = min(fields["from_seq"], self.revoked.get(place, fields["from_seq"]))
 
 
 def keys_at(leaves: Iterable[bytes], chain: Chain) -> list[str]:

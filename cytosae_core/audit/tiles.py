@@ -30,9 +30,7 @@ def widths(count: int) -> Iterator[int]:
 
 
 def read_entries(files: Mapping[str, bytes], size: int) -> list[bytes]:
-    """The leaves of a log of `size` leaves from the entry bundles in `files` (path: bytes).
-
-    Nothing is proven by this: compare their root with a checkpoint.
+    """The `size` leaves in the entry bundles of `files` (path: bytes); compare their root with a checkpoint.
 
     Raises:
         VerificationError: reason BUNDLE: a bundle is missing, cut or too long.

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Cohort:
 
     members: frozenset[bytes]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the sorted members."""
         return hashlib.sha256(b"".join(sorted(self.members))).hexdigest()
@@ -253,9 +254,10 @@ class Ledger:
     def _release(self, asked: Asked, at: float) -> bool:
         repeated = self._check(asked)
         if not repeated and len(asked.cohort) >= self._policy.min_units:
-            members = b"".join(sorted(asked.cohort.members))
             digest = asked.cohort.digest
-            self._db.execute("INSERT OR IGNORE INTO cohort VALUES (?, ?)", (digest, members))
+            if not self._db.execute("SELECT 1 FROM cohort WHERE digest = ?", (digest,)).fetchone():
+                members = b"".join(sorted(asked.cohort.members))
+                self._db.execute("INSERT INTO cohort VALUES (?, ?)", (digest, members))
             self._db.execute(
                 "INSERT INTO released VALUES (?, ?, ?, ?, ?)",
                 (asked.name, asked.question, digest, asked.content, at),

@@ -12,7 +12,8 @@ background tokens: other images of the same site that this round did not use (au
     least squares  a token from the span of the 8 rows that read it best (orthogonal projection)
     image means    |cos| of a change with the mean token of one unit
 
-A reader can read a cell when its best own value reaches max(limit, background p99 + margin). Membership (may a
+A vector gives a cell back when its best own value reaches max(limit, background p99 + margin) and the same vector
+reads no background token nearly as well (what every cell of a site has in common is no cell). Membership (may a
 holder of the token tell that it was used?) is measured and logged, it does not block: see docs/decisions/007.
 Memory: `CHUNK` tokens x rows. Cost: one float32 product [m, d] x [d, rows], which is the floor, and two in int8:
 signs are exact in int8, and the base products of `ratio` only choose each row's best token, whose value is exact.
@@ -46,7 +47,8 @@ class AttackLimits:
     Attributes:
         cosine: smallest |cos| of `direction`, `signs`, `adjacent`, `sorted` and `image means` that counts.
         ratio, span: the same for `ratio` and `least squares`, which are high by chance already.
-        margin: how far a reading must also lie above the background's 99th percentile.
+        margin: how far a reading must also lie above the background's 99th percentile over vectors.
+        gap: how far it must also lie above the same vector's best background token.
         background: at most this many background tokens are compared.
     """
 
@@ -54,6 +56,7 @@ class AttackLimits:
     ratio: float = 0.95
     span: float = 0.90
     margin: float = 0.10
+    gap: float = 0.05
     background: int = 512
 
     def of(self, reader: str) -> float:
@@ -67,7 +70,8 @@ LIMITS = AttackLimits()
 @dataclass(frozen=True)
 class Reading:
     """One reader: `vectors` compared; largest |cos| and matches above `MATCH` among the round's own tokens and among
-    the background; the background's 99th percentile over vectors; the threshold that followed from it."""
+    the background; the background's 99th percentile over vectors; the threshold that followed; how many vectors gave
+    a cell back."""
 
     reader: str
     vectors: int
@@ -77,11 +81,12 @@ class Reading:
     background_matches: int
     background_p99: float
     threshold: float
+    recovered: int
 
     @property
     def recoverable(self) -> bool:
         """A vector that leaves is a cell of this site, and no chance likeness."""
-        return self.own_max >= self.threshold
+        return self.recovered > 0
 
 
 @dataclass(frozen=True)
@@ -146,12 +151,15 @@ def attack(
     seen["least squares"] = _span(vectors, other, seen_best)
     own["image means"] = _means(vectors, tokens, units)
     seen["image means"] = _means(vectors, other, other_units)
-    readings = tuple(_reading(name, own[name], seen[name], limits) for name in own)
     readable = torch.zeros(len(base), dtype=torch.bool)
-    for reading in readings:
-        if reading.reader in ROW_READERS:
-            readable[vectors.index] |= own[reading.reader] >= reading.threshold
-    return Attack(vectors.rows, len(tokens), len(other), readings, _auc(own_best, seen_best), readable)
+    readings = []
+    for name in own:
+        reading, recovered = _reading(name, own[name], seen[name], limits)
+        readings.append(reading)
+        if name in ROW_READERS:
+            readable[vectors.index] |= recovered
+    best = _auc(own_best, seen_best)
+    return Attack(vectors.rows, len(tokens), len(other), tuple(readings), best, readable)
 
 
 class Attacker:
@@ -324,9 +332,16 @@ def _means(vectors: _Vectors, tokens: Tensor, units: Tensor) -> Tensor:
     return (unit_rows(means) @ vectors.change.T).abs_().amax(dim=0)
 
 
-def _reading(name: str, own: Tensor, seen: Tensor, limits: AttackLimits) -> Reading:
+def _reading(name: str, own: Tensor, seen: Tensor, limits: AttackLimits) -> tuple[Reading, Tensor]:
+    """One reader's result, and which vectors gave a cell back."""
     p99 = float(torch.quantile(seen[: 1 << 20], 0.99))
-    return Reading(
+    threshold = max(limits.of(name), p99 + limits.margin)
+    recovered = own >= threshold
+    if (
+        name != "least squares"
+    ):  # its vectors are tokens, the others are the same changes for own and background
+        recovered &= own >= seen + limits.gap
+    reading = Reading(
         name,
         len(own),
         float(own.max()),
@@ -334,8 +349,10 @@ def _reading(name: str, own: Tensor, seen: Tensor, limits: AttackLimits) -> Read
         float(seen.max()),
         int((seen > MATCH).sum()),
         p99,
-        max(limits.of(name), p99 + limits.margin),
+        threshold,
+        int(recovered.sum()),
     )
+    return reading, recovered
 
 
 def _auc(own: Tensor, seen: Tensor) -> float:

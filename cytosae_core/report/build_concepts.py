@@ -20,6 +20,7 @@ from .agreement import (
     replication as replicate,
 )
 from .evidence import Evidence, Json, mean_of, rounded
+from .meta import meta_auroc
 
 
 def agreement(e: Evidence) -> Json:
@@ -105,7 +106,14 @@ def _concept(e: Evidence, row: int, verdict: Verdict) -> Json:
         "mean_auroc": rounded(verdict.mean),
         "sites_assessed": verdict.sites,
         "verdict": verdict.verdict,
+        "meta": _meta(auroc),
     }
+
+
+def _meta(auroc: Json) -> Json:
+    """Meta-analysis of the values as they are shown."""
+    shown = [entry for entry in auroc.values() if entry is not None]
+    return meta_auroc([entry["value"] for entry in shown], [entry["se"] for entry in shown])
 
 
 def planted(e: Evidence) -> list[Json] | None:

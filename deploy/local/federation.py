@@ -92,7 +92,9 @@ def _federation(
 ) -> Iterator[StudyRun]:
     """Sites in this process and a run over them; files and threads are released at the end."""
     key = SigningKey.load_or_create(local.out / "study.key")
-    sessions = {name: Session(site, study, key.public_hex) for name, site in local.sites.items()}
+    sessions = {
+        name: Session(replace(site, start=start), study, key.public_hex) for name, site in local.sites.items()
+    }
     keys = {name: site.key.public_hex for name, site in local.sites.items()}
     grid = LocalGrid({name: session.handle for name, session in sessions.items()})
     run = StudyRun(Coordinator(study, key, keys), grid, RunFolder(folder, study), start, watch)

@@ -102,6 +102,18 @@ def test_s5f_two_safe_blocks_joined_by_a_small_cell() -> None:
     assert not determined(hidden)[1, 2]
 
 
+def test_s5f_a_table_that_needs_it() -> None:
+    """As above, from the front: rows and columns alone would stop before the joining cell is safe."""
+    values = np.full((4, 4), 90)
+    values[:2, :2] = values[2:, 2:] = 20
+    values[0, 0] = values[3, 3] = values[1, 2] = 4
+    hidden = np.isnan(d.protect_table(values, values, MASKED).cells)
+    assert hidden[1, 2] and not determined(hidden)[1, 2]
+    lines_only = np.zeros((4, 4), dtype=bool)
+    lines_only[:2, :2] = lines_only[2:, 2:] = lines_only[1, 2] = True
+    assert (hidden & lines_only).sum() == lines_only.sum() and determined(lines_only)[1, 2]
+
+
 def test_s5_exclusive_cells_may_be_added() -> None:
     values = np.array([[6, 7, 40, 50], [40, 60, 70, 80]])
     overlapping = np.isnan(d.protect_table(values, values, MASKED).cells).sum()

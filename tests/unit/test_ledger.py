@@ -173,9 +173,11 @@ def test_2_two_agents_of_one_site_share_the_budget(tmp_path: Path) -> None:
     """Threads with own connections, as processes would have: never one more than the policy allows."""
     policy = replace(POLICY, messages_total=20, bytes_total=10**6, rounds=100)
     done: list[int] = []
+    start = threading.Barrier(4)
 
     def work(name: int) -> None:
         ledger = Ledger(tmp_path, policy)
+        start.wait()
         for index in range(10):
             with contextlib.suppress(EgressError):
                 done.append(spend(ledger, f"{name}-{index}", round=index, protocol=str(name)).seq)
@@ -254,6 +256,17 @@ def test_5_three_cohorts_that_are_safe_in_pairs(tmp_path: Path) -> None:
     assert not isolates_few(
         [frozenset(map(str.encode, units(a))), frozenset(map(str.encode, units(b, x)))], 11
     )
+
+
+@pytest.mark.parametrize("blocks", [3, 4])
+def test_5_combinations_with_larger_coefficients(tmp_path: Path, blocks: int) -> None:
+    """All blocks but one, for each one, then all and x: the last counts `blocks` - 1 times against the others."""
+    ledger = Ledger(tmp_path, WIDE)
+    parts = [range(20 * index, 20 * index + 20) for index in range(blocks)]
+    for left_out in parts:
+        assert not blocked(ledger, asked(ledger, units(*(part for part in parts if part != left_out))))
+    assert blocked(ledger, asked(ledger, units(*parts, range(200, 201))))
+    assert not blocked(ledger, asked(ledger, units(*parts, range(200, 211))))
 
 
 def test_5_at_most_five_cohorts_for_one_question(tmp_path: Path) -> None:

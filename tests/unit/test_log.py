@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
@@ -24,6 +25,7 @@ from cytosae_core.audit.tiles import read_entries, tile_path
 from cytosae_core.canonical import sha256_hex
 from cytosae_core.errors import MessageError, SetupError, VerificationError
 from cytosae_core.keys import SigningKey
+from tests.vectors.make_log import make
 
 
 def key(number: int) -> SigningKey:
@@ -200,6 +202,13 @@ def test_a_torn_last_frame_beyond_the_checkpoint_is_cut_at_every_byte(tmp_path: 
             assert log.size == 4
 
 
+def test_a_log_killed_while_it_was_made_opens(tmp_path: Path) -> None:
+    open_log(tmp_path).close()
+    (tmp_path / "journal").unlink()  # the head over nothing is written first
+    with open_log(tmp_path) as log:
+        assert log.size == 0 and open_checkpoint(log.checkpoint(), KEYS["log"], origin=ORIGIN).size == 0
+
+
 def test_whole_leaves_beyond_the_checkpoint_are_kept_when_they_are_ours(tmp_path: Path) -> None:
     filled(tmp_path, 4).close()
     checkpoint = (tmp_path / "checkpoint").read_bytes()
@@ -351,6 +360,21 @@ def test_rotation_of_signing_and_log_key(tmp_path: Path, crash: bool) -> None:
     assert mirror.keys["log"] == vkey(ORIGIN, "log", PEER_KEY.public_hex)
     mirror.close()
     open_mirror(tmp_path / "mirror").close()
+
+
+def test_cosignatures_under_an_earlier_log_key_come_too_late(tmp_path: Path) -> None:
+    log, witness = filled(tmp_path / "log", 3), Witness(tmp_path / "w", PEER_KEY, PEER)
+    early = witness.cosign(log.checkpoint(), KEYS["log"], [], from_size=0)
+    log.rotate("log", LOG_KEY, NEW_KEY)
+    log.rotate("cosign", COSIGN_KEY, LOG_KEY)
+    new = vkey(ORIGIN, "log", NEW_KEY.public_hex)
+    line = witness.cosign(log.checkpoint(), new, log.consistency(3, 5), from_size=3)
+    log.close()
+    with open_log(tmp_path / "log", log_key=NEW_KEY) as log:
+        with pytest.raises(VerificationError):
+            log.add_cosignature(early, PEER_VKEY)
+        assert log.add_cosignature(line, PEER_VKEY) == 5
+        assert open_checkpoint(log.cosigned_checkpoint(), new, origin=ORIGIN, witnesses=[PEER_VKEY]).cosigned
 
 
 # A peer's copy
@@ -571,15 +595,40 @@ class Fake:
     """A log without statements, for its static files."""
 
     def __init__(self, size: int) -> None:
-        self.tree, self.size = Tree(), size
+        self.tree, self._leaves = Tree(), []
         for index in range(size):
-            self.tree.append(leaf_hash(b"%d" % index))
+            self.add(b"%d" % index)
+
+    def add(self, leaf: bytes) -> None:
+        self._leaves.append(leaf)
+        self.tree.append(leaf_hash(leaf))
 
     def leaves(self, start: int, stop: int) -> list[bytes]:
-        return [b"%d" % index for index in range(start, stop)]
+        return self._leaves[start:stop]
 
     def checkpoint(self) -> bytes:
-        return sign_checkpoint("fake", self.size, self.tree.root(), LOG_KEY)
+        return sign_checkpoint("fake", self.tree.size, self.tree.root(), LOG_KEY)
+
+
+def test_a_log_that_tessera_wrote_is_read_and_ours_is_the_same_bytes() -> None:
+    """Another implementation (Go) of tlog-tiles, checkpoints and signed notes."""
+    vector = json.loads((Path(__file__).parents[1] / "vectors" / "tessera.json").read_text())
+    origin, leaves = "example.com/log/testdata", [text.encode() for text in vector["leaves"]]
+    signer = SigningKey(Ed25519PrivateKey.from_private_bytes(base64.b64decode(vector["seed_base64"])[1:]))
+    files = {path: base64.b64decode(data) for path, data in vector["files"].items()}
+    heads = [open_checkpoint(text.encode(), vector["vkey"], origin=origin) for text in vector["checkpoints"]]
+    ours = Fake(0)
+    for size, head in enumerate(heads):
+        assert head.size == size and read_entries(files, size) == leaves[:size]
+        assert head.root == ours.tree.root() == root_of([leaf_hash(leaf) for leaf in leaves[:size]])
+        assert sign_checkpoint(origin, size, head.root, signer) == vector["checkpoints"][size].encode()
+        written = tile_files(ours, vector["checkpoints"][size].encode())
+        assert written.pop("checkpoint") and written == {path: files[path] for path in written}
+        assert len(written) == (2 if size else 0)
+        for old in range(1, size + 1):
+            verify_consistency(old, size, heads[old].root, head.root, ours.tree.consistency(old, size))
+        if size < len(leaves):
+            ours.add(leaves[size])
 
 
 def test_entry_bundles_that_are_cut_lengthened_or_missing(tmp_path: Path) -> None:
@@ -601,3 +650,25 @@ def test_entry_bundles_that_are_cut_lengthened_or_missing(tmp_path: Path) -> Non
             read_entries(files, size)
     with pytest.raises(MessageError):
         Witness(tmp_path / "w", PEER_KEY, PEER).cosign(log.checkpoint(), KEYS["log"], [], from_size=1)
+
+
+# The format as bytes
+
+
+def test_our_own_vector_is_still_what_we_write_and_read(tmp_path: Path) -> None:
+    path = Path(__file__).parents[1] / "vectors" / "log.json"
+    vector = json.loads(path.read_text())
+    assert make(tmp_path) == vector
+    leaves = [leaf.encode() for leaf in vector["leaves"]]
+    chain = Chain(vector["party"], vector["protocol"], vector["keys"]["signing"])
+    assert keys_at(leaves, chain) == vector["signers"] and chain.keys["log"] == vector["keys"]["log"]
+    origin = origin_of(vector["protocol"], vector["party"])
+    note, witness = vector["checkpoint"].encode(), vector["witness"]
+    head = open_checkpoint(note, vector["keys"]["log"], origin=origin, witnesses=[witness])
+    assert head.cosigned == {witness: 1_700_000_001} and head.size == len(leaves)
+    assert head.root == root_of([leaf_hash(leaf) for leaf in leaves])
+    proof = [bytes.fromhex(item) for item in vector["inclusion_of_2"]]
+    verify_inclusion(2, head.size, leaf_hash(leaves[2]), proof, head.root)
+    old = vector["consistency_from_4"]
+    proof = [bytes.fromhex(item) for item in old["proof"]]
+    verify_consistency(4, head.size, bytes.fromhex(old["root"]), head.root, proof)

@@ -109,7 +109,9 @@ def test_two_persons(path: Path) -> None:
     load_signed(path, home)
     rewrite(path, signatures_needed=1)
     sign_policy(path, OLD)
-    assert "2 of the officers that this site pinned" in refused(path, home)  # one officer cannot lower the number
+    assert "2 of the officers that this site pinned" in refused(
+        path, home
+    )  # one officer cannot lower the number
     sign_policy(path, NEW)
     assert load_signed(path, home).signatures_needed == 1
 
@@ -145,8 +147,10 @@ def test_a_damaged_signature_file_is_named(path: Path, data: bytes) -> None:
     assert "site-policy.yaml.sig" in refused(path, path.parent)
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b'{"urn":"urn:cytosae:officers:v1","officers":[],"signatures_needed":1}',
-                                  b'{"urn":"urn:cytosae:officers:v1","officers":["x"],"signatures_needed":1}'])  # fmt: skip
+PINS = '{"urn":"urn:cytosae:officers:v1","signatures_needed":1,"officers":%s}'
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", (PINS % "[]").encode(), (PINS % '["x"]').encode()])
 def test_damaged_pins_close_the_door(path: Path, data: bytes) -> None:
     """A damaged file of pins is not taken for no pins."""
     sign_policy(path, OLD)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cytosae_core.audit.log.signing import make_leaf
 from cytosae_core.audit.note import origin_of, vkey
 from cytosae_core.audit.statement import (
     COMMON_KINDS,
@@ -18,7 +19,6 @@ from cytosae_core.audit.statement import (
     SITE_KINDS,
     Chain,
     keys_at,
-    make_leaf,
     pae,
     read_leaf,
 )
@@ -442,6 +442,13 @@ def test_a_revoked_key_signs_nothing_any_more() -> None:
     chain = party.chain()
     keys_at(party.leaves, chain)
     assert chain.revoked == {("signing", KEY.public_hex): 3}
+    party.add("refused", EXAMPLES["refused"][1])
+    refused("REVOKED", keys_at, party.leaves, party.chain())
+
+
+def test_a_revocation_cannot_be_put_off() -> None:
+    party = Party().add("key_revoke", {"role": "signing", "key": KEY.public_hex, "from_seq": 3})
+    party.add("key_revoke", {"role": "signing", "key": KEY.public_hex, "from_seq": 9})
     party.add("refused", EXAMPLES["refused"][1])
     refused("REVOKED", keys_at, party.leaves, party.chain())
 

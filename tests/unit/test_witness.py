@@ -59,8 +59,8 @@ def test_a_witness_follows_a_growing_log_over_restarts(tmp_path: Path) -> None:
 
 
 def test_every_pair_of_sizes(tmp_path: Path) -> None:
-    for old in range(1, 40, 3):
-        for new in range(1, 41):
+    for old in (1, 2, 3, 7, 8, 13):
+        for new in range(1, 17):
             seen = witness(tmp_path / f"{old}-{new}")
             seen.cosign(note(old), VKEY, [], from_size=0)
             if new < old:

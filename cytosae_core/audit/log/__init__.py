@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..note import origin_of
 from .journal import Log
 from .mirror import Mirror
-from .origin import origin_of
 from .tiles import tile_files, write_tiles
 from .witness import Witness
 

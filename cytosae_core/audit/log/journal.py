@@ -18,9 +18,9 @@ from ...canonical import parse_json, sha256_hex
 from ...errors import SetupError, VerificationError
 from ...keys import SigningKey
 from ..note import open_checkpoint, parse_checkpoint, split_note, unbase64, vkey
-from ..statement import FIRST, make_leaf, read_leaf
+from ..statement import FIRST, read_leaf
 from .cosignatures import Cosignatures
-from .signing import sign_checkpoint
+from .signing import make_leaf, sign_checkpoint
 from .store import Store, damaged
 from .tree import Tree
 
@@ -205,7 +205,8 @@ class Log:
     @property
     def root(self) -> bytes:
         """Root over all leaves, 32 bytes."""
-        return self._store.tree.root()
+        with self._lock:
+            return self._store.tree.root()
 
     def leaf(self, index: int) -> bytes:
         """The bytes of leaf `index`."""

@@ -131,7 +131,8 @@ class Mirror:
     @property
     def root(self) -> bytes:
         """Root over all leaves, 32 bytes."""
-        return self._store.tree.root()
+        with self._lock:
+            return self._store.tree.root()
 
     def checkpoint(self) -> bytes:
         """The party's newest checkpoint; empty before the first `extend`."""

@@ -5,14 +5,25 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from ..note import parse_checkpoint, split_note
 from ..tiles import TILE_WIDTH, tile_path, widths
-from .journal import Log
-from .mirror import Mirror
+from .tree import Tree
 
 
-def tile_files(log: Log | Mirror, checkpoint: bytes) -> dict[str, bytes]:
+class Source(Protocol):
+    """What has leaves and their hashes: `Log`, `Mirror`."""
+
+    @property
+    def tree(self) -> Tree:
+        """The hashes."""
+
+    def leaves(self, start: int, stop: int) -> list[bytes]:
+        """Leaves `start` to `stop` - 1."""
+
+
+def tile_files(log: Source, checkpoint: bytes) -> dict[str, bytes]:
     """`checkpoint`, hash tiles and entry bundles of a log at that checkpoint's size, by path."""
     size = parse_checkpoint(split_note(checkpoint)[0]).size
     files = {"checkpoint": checkpoint}
