@@ -34,8 +34,8 @@ from tests import federation as small
 D, N = 384, 1024
 # part -> (owner, attribute) of what is timed; nothing is timed twice.
 PARTS: dict[str, list[tuple[Any, str]]] = {
-    "gate": [(steps.Steps, "_gate"), (LastBase, "keep")],
-    "self-attack": [(steps, "attack")],
+    "gate": [(steps, "check_static"), (steps, "check_tokens"), (LastBase, "keep"), (LastBase, "last")],
+    "self-attack": [(steps.Attacker, "__call__")],
     "seen requests": [(RequestMemory, "accept")],
     "witness": [(record.SiteRecord, "witness")],
     "ledger": [(SiteBudget, "spend")],

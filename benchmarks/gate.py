@@ -40,6 +40,8 @@ from cytosae_core.sae.scale import TokenScale, rows_from_centroids
 from cytosae_core.sae.train import LocalResult, train_local
 from tests.traps import TRAPS, Base
 
+from .steps import seconds
+
 # A reading of the independent reader that counts as a cell.
 CELL = 0.90
 PICKS, PEAK, CLIP, MIN_UNITS = 16, 6e-3, 1.0, 11
@@ -301,6 +303,27 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return out
 
 
+def cost(site: SiteTokens, base: Base) -> dict[str, float]:
+    """Seconds of one site's round at n rows and 20 x 128 tokens, and what gate and attack add, as ratios.
+
+    Floor of the attack: one float32 product of the round's tokens with the rows.
+    """
+    found = local_round(site, base, 1, PLANNED, 0)
+    delta = outgoing(found, MIN_UNITS)
+    train = seconds(lambda: local_round(site, base, 1, PLANNED, 0), 5)
+    floor = seconds(lambda: found.used @ base.dictionary.T, 15)
+    read = seconds(lambda: attack_of(found, delta), 9)
+    check = seconds(lambda: gate_of(site, base, (base, 1.0), "public-kmeans", 0), 9)
+    return {
+        "train_s": train,
+        "attack_to_train": read / train,
+        "attack_to_floor": read / floor,
+        "floor_to_train": floor / train,
+        "gate_to_train": check / train,
+        "rows_released": float((delta != 0).any(dim=1).sum()),
+    }
+
+
 def load(shared: Path, stores: Path, name: str, layer: int) -> SiteTokens:
     """A site's tokens, embedded once with the demo encoder."""
     encoder = load_encoder("dinov2-s-demo", layer=layer, steps=("reinhard", "cell-mask"))
@@ -337,6 +360,7 @@ def main() -> int:
             with options.raw.open("a") as stream:
                 stream.writelines(json.dumps(row) + "\n" for row in rows)
         out[name] = summary(rows)
+        out["cost"] = cost(sites[members[0]], start(corpus, sites, 1024, "public-kmeans", 0))
     print(json.dumps({**out, "seconds": round(time.monotonic() - started)}))
     return 0
 

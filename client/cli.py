@@ -29,7 +29,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     agent.add_argument("--weights", type=Path, help="the encoder's weights (not for dinov2-s-demo)")
     agent.add_argument("--preset", help="folder layout of a public data set: see `cytosae data presets`")
-    agent.add_argument("--start", type=Path, help="the study's public start file: the first dictionary must match it")
+    agent.add_argument(
+        "--start", type=Path, help="the study's public start file: the first dictionary must match it"
+    )
     agent.add_argument("--home", type=Path, required=True, help="folder for key, state and token store")
     agent.add_argument("--socket", type=Path, required=True)
     agent.add_argument(

@@ -144,9 +144,13 @@ def _print_round(console: Console, result: Json) -> None:
         console.print(line, markup=False, highlight=False)
     if result["stopped"]:
         stopped = result["stopped"]
-        console.print(f"STOPPED in {stopped['kind']} at step {stopped['step']} ({stopped['gate']}): {stopped['why']}")
+        console.print(
+            f"STOPPED in {stopped['kind']} at step {stopped['step']} ({stopped['gate']}): {stopped['why']}"
+        )
     else:
-        console.print("Nothing was sent, logged or spent. Never: images, names, ids, single cells or patients.")
+        console.print(
+            "Nothing was sent, logged or spent. Never: images, names, ids, single cells or patients."
+        )
 
 
 def _row(tensor: Json) -> tuple[str, str, str, str, str]:

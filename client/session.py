@@ -224,6 +224,8 @@ class Session:
         try:
             answer = STEPS[kind](self.steps, tensors, params)
         except EgressError as error:
+            if error.reason == "SELF_ATTACK":
+                raise Blocked(5, *error.args, hint=error.hint, reason=error.reason) from error
             if error.code == "base":
                 self.events("rejected", kind=kind, error=error, round=params["round"])
                 self._record.rejected(question.context, body_sha256, self.steps.last_checks)

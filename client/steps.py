@@ -6,7 +6,7 @@ Nothing here signs or sends: `Session` hands the result to the one door.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,24 @@ import torch
 from numpy.typing import NDArray
 
 from cytosae_core.canonical import canonical_json, parse_json, sha256_hex
-from cytosae_core.concepts.scores import ImageScores, quality, score_images
+from cytosae_core.concepts.scores import ImageScores, quality, quality_of_codes, score_images
 from cytosae_core.config import StudyConfig
 from cytosae_core.egress import Leakage, Release
 from cytosae_core.errors import EgressError, MessageError, StudyError
 from cytosae_core.lineage import MODEL_TENSORS, dictionary_digest
 from cytosae_core.policy import SitePolicy
 from cytosae_core.privacy.disclosure import dominance
-from cytosae_core.privacy.gate import GateCheck, check_frozen, check_same, check_static, check_tokens, require
-from cytosae_core.privacy.masking import MAX_UNIT_SHARE, mask_update
-from cytosae_core.privacy.selfattack import AttackLimits, attack, require_unreadable
+from cytosae_core.privacy.gate import (
+    GateCheck,
+    GateLimits,
+    check_frozen,
+    check_same,
+    check_static,
+    check_tokens,
+    require,
+)
+from cytosae_core.privacy.masking import mask_update
+from cytosae_core.privacy.selfattack import Attacker, AttackLimits, require_unreadable
 from cytosae_core.sae.first import first_dictionary
 from cytosae_core.sae.models import Model, PursuitModel, model_from_tensors
 from cytosae_core.sae.scale import TokenScale
@@ -38,8 +46,8 @@ from .site import Site, StudyData
 Array = NDArray[Any]
 Releases = dict[str, Release]
 SURVEY_TOKENS = 16_384
-# Held-out tokens on which a received dictionary is checked, and against which the self-attack is compared.
-GATE_TOKENS = 2048
+# Held-out tokens against which the self-attack is compared.
+BACKGROUND_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,30 @@ class Answer:
 def passed(checks: Sequence[GateCheck]) -> tuple[dict[str, str], ...]:
     """Checks for the log. Values describe this site's tokens without disclosure control: they stay here."""
     return tuple({**check.log(), "value": "pass" if check.ok else "fail"} for check in checks)
+
+
+def _limits(policy: SitePolicy) -> GateLimits:
+    """The calibrated limits (docs/decisions/007), or the policy's where those are stricter."""
+    known, most = GateLimits(), float(policy.fvu_max)
+    return replace(
+        known,
+        fvu_growth=min(known.fvu_growth, float(policy.fvu_max_ratio)),
+        fvu_kmeans=min(known.fvu_kmeans, most),
+        fvu_random=min(known.fvu_random, most),
+    )
+
+
+def _leakage(attacker: Attacker | None) -> Leakage | None:
+    """What the door runs on exactly the row changes that would leave. Measured values stay at the site."""
+    if attacker is None:
+        return None
+
+    def leakage(outgoing: Mapping[str, Array]) -> list[dict[str, str]]:
+        found = attacker(torch.from_numpy(outgoing["delta"]))
+        require_unreadable(found)
+        return [{"id": check["id"], "value": "pass", "limit": ""} for check in found.log()]
+
+    return leakage
 
 
 def close(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
@@ -120,7 +152,7 @@ class Steps:
     def begin(self, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
         """Fix the row set before round 1, from the first dictionary; its quality."""
         model, scale = self._pursuit(tensors)
-        checks = self._gate(model, scale, 0)
+        checks, measured = self._gate(model, scale, 0)
         checks += self._own_start(model, scale)
         self._same_start(tensors)
         survey, position = self.data.random_tokens(self.data.train, SURVEY_TOKENS, "survey")
@@ -131,17 +163,19 @@ class Steps:
             mass.index_add_(0, units[start : start + 4096], codes)
         share = mass.max(dim=0).values / mass.sum(dim=0).clamp_min(1e-12)
         limited = self.policy.min_units > 1
-        allowed = ((mass > 0).sum(dim=0) >= self.policy.min_units) & ~((share > MAX_UNIT_SHARE) & limited)
+        allowed = ((mass > 0).sum(dim=0) >= self.policy.min_units) & ~(
+            (share > float(self.policy.dsnr_max)) & limited
+        )
         self._keep_rows(allowed.numpy(), dictionary_digest(tensors))
-        self.base.keep(model.dictionary, 0, checks)
-        return Answer({"quality": self.quality(model, scale)}, checks=passed(checks))
+        self.base.keep(model.dictionary, scale, 0, checks)
+        return Answer({"quality": measured}, checks=passed(checks))
 
     def round(self, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
         """Evaluate the dictionary that came, train it on local tokens, release masked row changes."""
         model, scale = self._pursuit(tensors)
         allowed = self._kept_rows()
         number = int(params["round"])
-        checks = self._gate(model, scale, number)
+        checks, measured = self._gate(model, scale, number)
         used: list[torch.Tensor] = []
         owners: list[torch.Tensor] = []
 
@@ -164,39 +198,51 @@ class Steps:
             peak=training.learning_rate,
             n_units=self.data.n_train_units,
         )
+        attacker = self._attacker(model.dictionary, scale, torch.cat(used), torch.cat(owners))
         update = mask_update(
             model.dictionary, result.dictionary, result.units, result.largest,
             torch.from_numpy(allowed), torch.cat(used), training.row_clip,
-            min_units=self.policy.min_units,
+            min_units=self.policy.min_units, max_share=float(self.policy.dsnr_max), attacker=attacker,
         )  # fmt: skip
         self.events("rows_dominated", round=number, rows=update.withheld_dominated)
         self.events("rows_readable", round=number, rows=update.withheld_readable)
-        self.base.keep(model.dictionary, number, checks)
+        self.base.keep(model.dictionary, scale, number, checks)
         behind = update.units.numpy()
         releases = {
             "delta": Release(update.delta.numpy(), behind[:, None]),
             "fired": Release(result.fired.numpy().astype(np.float32), behind),
-            "quality": self.quality(model, scale),
+            "quality": measured,
         }
-        leakage = self._attack_on(model.dictionary, scale, torch.cat(used), torch.cat(owners))
-        return Answer(releases, leakage, passed(checks))
+        return Answer(releases, _leakage(attacker), passed(checks))
 
-    def _gate(self, model: PursuitModel, scale: TokenScale, number: int) -> list[GateCheck]:
-        """The base-model gate (privacy/gate.py); EgressError(code base) when the dictionary does not pass."""
+    def _gate(self, model: PursuitModel, scale: TokenScale, number: int) -> tuple[list[GateCheck], Release]:
+        """The base-model gate (privacy/gate.py); EgressError(code base) when the dictionary does not pass. Held-out
+        tokens are coded once, for the gate and for the quality that is released."""
         previous = self.base.last(model.dictionary.shape) if number else None
         training = self.study.training
         move = None
         if previous is not None:
             move = max(1, number - previous.round) * training.server_learning_rate * training.row_clip
-        tokens, position = self.data.random_tokens(self.data.test, GATE_TOKENS, "gate")
+        limits = _limits(self.policy)
         checks = check_static(
-            model.dictionary, previous=previous.dictionary if previous else None, max_row_move=move
-        ) + check_tokens(
+            model.dictionary,
+            previous=previous.dictionary if previous else None,
+            max_row_move=move,
+            limits=limits,
+        )
+        self._require(checks)
+        tokens, position = self.data.random_tokens(
+            self.data.test, self.study.statistics.eval_tokens, "quality"
+        )
+        scaled = scale.apply(tokens)
+        codes = model.sparse(torch.from_numpy(scaled))
+        checks += check_tokens(
             model, scale, torch.from_numpy(tokens), torch.from_numpy(self.data.test_unit[position]),
-            previous_fvu=previous.fvu if previous else None, init=self.study.dictionary.init,
+            previous_fvu=previous.fvu if previous else None, previous_scale=previous.scale if previous else None,
+            codes=codes, init=self.study.dictionary.init, limits=limits,
         )  # fmt: skip
         self._require(checks)
-        return checks
+        return checks, self._release_quality(quality_of_codes(scaled, codes, model.dictionary))
 
     def _own_start(self, model: PursuitModel, scale: TokenScale) -> list[GateCheck]:
         """The strongest check, where the site can make it: the first dictionary is the one it computes itself."""
@@ -211,32 +257,25 @@ class Steps:
         self.last_checks = passed(checks)
         require(checks)
 
-    def _attack_on(
+    def _attacker(
         self, base: torch.Tensor, scale: TokenScale, tokens: torch.Tensor, units: torch.Tensor
-    ) -> Leakage:
-        """The attack that the door runs on exactly the row changes that would leave (privacy/selfattack.py)."""
-
-        def leakage(outgoing: Mapping[str, Array]) -> list[dict[str, str]]:
-            if (
-                self.policy.min_units == 1
-            ):  # published images: nothing to protect, and reports are watermarked
-                return []
-            other, position = self.data.random_tokens(self.data.test, GATE_TOKENS, "background")
-            background = torch.from_numpy(scale.apply(other))
-            owners = torch.from_numpy(self.data.test_unit[position])
-            found = attack(
-                torch.from_numpy(outgoing["delta"]), base, tokens, units, background, owners,
-                AttackLimits(cosine=float(self.policy.self_attack_max_cos)),
-            )  # fmt: skip
-            require_unreadable(found)
-            return [{"id": check["id"], "value": "pass", "limit": ""} for check in found.log()]
-
-        return leakage
+    ) -> Attacker | None:
+        """The attack on this round's row changes (privacy/selfattack.py); none for published images: there is nothing
+        to protect, and reports are watermarked."""
+        if not self.policy.disclosure_control:
+            return None
+        other, position = self.data.random_tokens(self.data.test, BACKGROUND_TOKENS, "background")
+        owners = torch.from_numpy(self.data.test_unit[position])
+        limits = AttackLimits(cosine=float(self.policy.self_attack_max_cos))
+        return Attacker(base, tokens, units, torch.from_numpy(scale.apply(other)), owners, limits)
 
     def quality(self, model: Model, scale: TokenScale) -> Release:
         tokens, _ = self.data.random_tokens(self.data.test, self.study.statistics.eval_tokens, "quality")
+        return self._release_quality(quality(scale.apply(tokens), model))
+
+    def _release_quality(self, values: Array) -> Release:
         dominated = self.dominated(np.bincount(self.data.test_unit)[:, None]).any()
-        return Release(quality(scale.apply(tokens), model), 0 if dominated else self.data.n_test_units)
+        return Release(values, 0 if dominated else self.data.n_test_units)
 
     def score_all(self, model: Model, scale: TokenScale) -> ImageScores:
         key = sha256_hex(model.dictionary.numpy().tobytes() + scale.mean.tobytes())

@@ -18,12 +18,13 @@ MAX_JPEG_SCANS = 100  # libjpeg passes over the whole image for each; cameras wr
 MAX_TIFF_PAGES = 1
 MAX_TIFF_TAGS = 4096
 MAX_TIFF_STRIPS = 65_535
-MAX_DICOM_DEPTH = 16  # nested sequences; none of them is kept
+MAX_DICOM_RECURSION = 400  # Python frames while a DICOM file is parsed: some 80 nested sequences, none of them kept
 
 # The decoder's process
 DEADLINE_SECONDS = 30.0  # per image, by the clock, kept by the parent
 CPU_SECONDS = 30  # per image, kept by the kernel
 CPU_SECONDS_IN_ALL = 3600  # a worker that reaches half of it is replaced between two images
+SHARED_BYTES = MAX_FILE_BYTES  # file in, pixels out, in the same place; only what is used takes memory
 MEMORY_BYTES = 2048 * MIB  # address space, libraries included
 
 # labels.csv

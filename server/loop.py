@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ from cytosae_core.aggregate.rules import RowAverage
 from cytosae_core.config import StudyConfig
 from cytosae_core.egress import Reply
 from cytosae_core.errors import CytosaeError, StudyError
-from cytosae_core.lineage import dictionary_digest
 from cytosae_core.report.inputs import RoundRecord, StudyResult, total_fvu
 from cytosae_core.sae.first import first_dictionary, random_rows
 from cytosae_core.sae.scale import TokenScale
@@ -93,10 +93,10 @@ class StudyRun:
             self._score(model, self.scale)
         return self.result
 
-    def close(self, report_sha256: str) -> None:
+    def close(self, report_sha256: str, page_sha256: str = "") -> None:
         """Log the report and show it to the members, who cosign the head that holds it. No quorum: a site that
         is away has cosigned every head up to its last answer, and the auditor counts the cosignatures."""
-        self.record.report(report_sha256)
+        self.record.report(report_sha256, page_sha256)
         self._watch("step", {"step": "close", "round": 0, "of": 0})
         params = {"report_sha256": report_sha256}
         self._exchange.run(
@@ -147,6 +147,7 @@ class StudyRun:
             lambda reply: self.result.begin.update({reply.site: reply.tensors["quality"]}),
         )  # fmt: skip
         dictionary = self._resume()
+        self._log_rounds()
         for number in range(len(self.result.rounds) + 1, self.study.training.rounds + 1):
             dictionary = self._round(number, dictionary, scale)
         return dictionary
@@ -189,7 +190,6 @@ class StudyRun:
             quorum=self.study.rounds.quorum,
         )  # fmt: skip
         updated = average.result()
-        self._log_round(number, dictionary, updated, digests)
         record = {
             "round": number,
             "quality": {site: _json_floats(values) for site, values in quality.items()},
@@ -199,23 +199,27 @@ class StudyRun:
             "faults": outcome.faults,
         }  # fmt: skip
         self._folder.save_round(number, updated, record)
+        self._log_rounds()
         self.result.rounds.append(RoundRecord(number, quality, sum(received.values()), outcome.faults))
         self.result.faults += [(site, f"round {number}", code) for site, code in outcome.faults.items()]
         self._watch("round", {"round": number, "fvu": total_fvu(quality), "faults": outcome.faults})
         return updated
 
-    def _log_round(self, number: int, base: Array, result: Array, replies: Mapping[str, str]) -> None:
-        training = self.study.training
-        self.record.aggregate(
-            {
-                "round": number,
-                "rule": training.aggregation,
-                "server_learning_rate": repr(training.server_learning_rate),
-                "base_sha256": dictionary_digest({"dictionary": base}),
-                "result_sha256": dictionary_digest({"dictionary": result}),
-                "inputs": [{"site": site, "payload_sha256": replies[site]} for site in sorted(replies)],
-            }
-        )
+    def _log_rounds(self) -> None:
+        """Log how each finished round's dictionary was made; also those of which a crash kept the entry back."""
+        training, records = self.study.training, self._folder.rounds()
+        for before, record in pairwise(records):
+            replies = record["replies"]
+            self.record.aggregate(
+                {
+                    "round": record["round"],
+                    "rule": training.aggregation,
+                    "server_learning_rate": repr(training.server_learning_rate),
+                    "base_sha256": before["dictionary"],
+                    "result_sha256": record["dictionary"],
+                    "inputs": [{"site": site, "payload_sha256": replies[site]} for site in sorted(replies)],
+                }
+            )
 
     def _frozen(self) -> tuple[TokenScale, dict[str, Array]]:
         model = dict(self._start)

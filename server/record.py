@@ -65,6 +65,8 @@ class Record:
         self._cosignatures: dict[str, str] = {}
         self._sent: dict[str, Json] = self._read_sent()
         self._releases: dict[tuple[Any, ...], int] = {}
+        self._aggregated: set[int] = set()
+        self._report = ""
         self._reread()
 
     def _reread(self) -> None:
@@ -80,6 +82,9 @@ class Record:
             found = read_leaf(leaf, {self._key.public_hex[:16]: self._key.public_hex})
             if found.kind == "release":
                 self._releases[_release_key(found.predicate)] = int(found.predicate["seq"])
+            if found.kind == "aggregate":
+                self._aggregated.add(int(found.predicate["round"]))
+            self._report = found.predicate["report_sha256"] if found.kind == "report" else self._report
         for site in self._study.sites:
             keys = self._folder / "keys" / f"{site}.json"
             if keys.exists():
@@ -263,20 +268,19 @@ class Record:
         self.log.append("fault", fields)
 
     def aggregate(self, fields: Json) -> None:
-        """A round's dictionary was made from these replies."""
-        self.log.append("aggregate", fields, [("dictionary", fields["result_sha256"])])
-        self.log.checkpoint()
+        """A round's dictionary was made from these replies; logged once."""
+        if fields["round"] not in self._aggregated:
+            self.log.append("aggregate", fields, [("dictionary", fields["result_sha256"])])
+            self._aggregated.add(fields["round"])
 
-    def report(self, report_sha256: str) -> None:
-        """The report, and the heads that it was made under. The same report is logged once."""
-        last = read_leaf(self.log.leaf(self.log.size - 1), {self._key.public_hex[:16]: self._key.public_hex})
-        if last.kind == "report" and last.predicate["report_sha256"] == report_sha256:
+    def report(self, report_sha256: str, page_sha256: str = "") -> None:
+        """The report, its page, and the heads that they were made under. The same report is logged once."""
+        if self._report == report_sha256:
             return
         heads = {site: {"size": m.size, "root": m.root.hex()} for site, m in sorted(self._mirrors.items())}
-        self.log.append(
-            "report", {"report_sha256": report_sha256, "heads": heads}, [("report", report_sha256)]
-        )
-        self.log.checkpoint()
+        subjects = [("report", digest) for digest in (report_sha256, page_sha256) if digest]
+        self.log.append("report", {"report_sha256": report_sha256, "heads": heads}, subjects)
+        self._report = report_sha256
 
     def incident(self, code: str, evidence: bytes) -> None:
         """A party contradicted itself."""

@@ -118,7 +118,7 @@ def _rounds(study: Study) -> str:
     results: dict[str, Array] = {dictionary_digest({"dictionary": dictionary}): dictionary}
     tokens = float(training.local_steps * training.batch_tokens)
     for fields in study.coordinator.of("aggregate"):
-        link = at(COORDINATOR, fields, "aggregate")
+        link = at(COORDINATOR, fields)
         if fields["base_sha256"] not in results:
             raise Broken(
                 f"Round {fields['round']} did not start from a dictionary that was made before.", link

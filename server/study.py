@@ -90,7 +90,7 @@ def run_study_folder(folder: Path, transport: Transport, watch: Any = lambda eve
     try:
         result = run.run()
         report = dict(build_report(study, result, None, canary_tolerance=CANARY_TOLERANCE))
-        run.close(write_report(folder, report))
+        run.close(*write_report(folder, report))
     finally:
         transport.close()
         run.record.close()
@@ -106,10 +106,11 @@ def trained_tensors(run: StudyRun) -> dict[str, Array]:
     return {"dictionary": run.result.final, "mean": run.scale.mean, "scale": scale}
 
 
-def write_report(out: Path, report: Mapping[str, Any]) -> str:
-    """report.json and report.html, each atomically; returns the SHA-256 of report.json."""
+def write_report(out: Path, report: Mapping[str, Any]) -> tuple[str, str]:
+    """report.json and report.html, each atomically; returns their SHA-256."""
     out.mkdir(parents=True, exist_ok=True)
     data = json.dumps(report, indent=1, allow_nan=False).encode()
     write_atomic(out / "report.json", data)
-    write_atomic(out / "report.html", render(dict(report)).encode())
-    return sha256_hex(data)
+    page = render(dict(report)).encode()
+    write_atomic(out / "report.html", page)
+    return sha256_hex(data), sha256_hex(page)

@@ -153,7 +153,7 @@ def dead_half(base: Base, suspects: Tensor, seed: int = 0) -> Base:
     rows = base.dictionary.clone()
     half = len(rows) // 2
     rows[:half] = _around(-_main(suspects), half, 0.8, seed)
-    rows[half : half + 64] = suspects[:: max(1, len(suspects) // 64)][:64]
+    rows[half : half + 64] = suspects[:: max(1, len(suspects) // 64)][: min(64, len(rows) - half)]
     return _rows(base, rows)
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import DataError
+from .opening import read_input
+from .words import refusal
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm"})
 
@@ -18,6 +19,7 @@ class CellImage:
     """One image. `unit` is the opaque patient, slide or source-file id: it never leaves the site.
 
     `member` names an image inside a .npz file, as `train/17`; empty for images that are files of their own.
+    `root` is the cohort's folder: between it and the file no folder may be a link.
     """
 
     index: int
@@ -27,6 +29,7 @@ class CellImage:
     split: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
     member: str = ""
+    root: Path | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -58,18 +61,27 @@ class Cohort:
 
 
 def image_digest(image: CellImage) -> str:
-    """SHA-256 of the file's bytes, or of the pixels of a .npz member, 64 hex digits."""
+    """SHA-256 of the file's bytes, or of the pixels of a .npz member, 64 hex digits.
+
+    Raises:
+        DataError: a link or not a plain file. OSError: cannot be read.
+    """
     if image.member:
         from .npz import member_pixels
 
         return hashlib.sha256(member_pixels(image.path, image.member).tobytes()).hexdigest()
-    return hashlib.sha256(image.path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_input(image.path, image.root)).hexdigest()
 
 
 def refuse_links(folder: Path, path: Path, where: str = "") -> None:
-    """DataError when `path`, or a folder between it and `folder`, is a symbolic link."""
+    """DataError when `path`, or a folder between it and `folder`, is a symbolic link, or the file a hard link.
+
+    A hard link's other name may lie outside the folder, and nothing tells.
+    """
+    if path.is_file() and path.lstat().st_nlink > 1:
+        raise refusal("SYMLINK", where=where)
     step = path
     while step != folder:
         if step.is_symlink():
-            raise DataError(f"Expected no symbolic links in a cohort{where}.", hint="Copy the file instead.")
+            raise refusal("SYMLINK", where=where)
         step = step.parent

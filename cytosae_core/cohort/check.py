@@ -12,6 +12,8 @@ import numpy as np
 from ..errors import DataError
 from .cells import CellImage, Cohort, image_digest
 from .reading import open_rgb
+from .sandbox import protection
+from .words import shown
 
 MIN_UNITS = 11
 MAX_UNREADABLE_SHARE = 0.05
@@ -19,7 +21,10 @@ MAX_UNREADABLE_SHARE = 0.05
 
 @dataclass
 class CohortCheck:
-    """What was found. `unreadable_files` and `duplicates` name files and stay at the site."""
+    """What was found. `unreadable_files` and `duplicates` name files and stay at the site.
+
+    `reasons` counts unreadable files by reason; `decoder` says how this machine guards against hostile ones.
+    """
 
     unit: str
     images: int
@@ -29,10 +34,12 @@ class CohortCheck:
     units_per_class: dict[str, int]
     unreadable: int = 0
     unreadable_files: list[str] = field(default_factory=list)
+    reasons: dict[str, int] = field(default_factory=dict)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     mean_rgb: tuple[float, float, float] | None = None
     problems: list[str] = field(default_factory=list)
+    decoder: str = ""
 
     @property
     def usable(self) -> bool:
@@ -50,11 +57,13 @@ class CohortCheck:
             "units_per_class": self.units_per_class,
             "unreadable": self.unreadable,
             "unreadable_files": self.unreadable_files,
+            "reasons": self.reasons,
             "duplicates": [list(pair) for pair in self.duplicates],
             "sizes": self.sizes,
             "mean_rgb": None if self.mean_rgb is None else [round(value, 1) for value in self.mean_rgb],
             "problems": self.problems,
             "usable": self.usable,
+            "decoder": self.decoder,
         }
 
 
@@ -73,6 +82,8 @@ def check_cohort(cohort: Cohort, *, progress: Callable[[int, int], None] | None 
         {label: len(units) for label, units in sorted(of_class.items())},
     )
     _decode(cohort, found, progress)
+    found.decoder = str(protection())
+    _find_splits(cohort, found)
     _find_problems(found)
     return found
 
@@ -83,23 +94,35 @@ def _decode(cohort: Cohort, found: CohortCheck, progress: Callable[[int, int], N
     for done, image in enumerate(cohort.images, 1):
         try:
             pixels = open_rgb(image)
-        except DataError:
+        except DataError as error:
             found.unreadable += 1
-            found.unreadable_files.append(image.name)
+            found.unreadable_files.append(shown(image.name))
+            found.reasons[error.reason] = found.reasons.get(error.reason, 0) + 1
             continue
         sizes[f"{pixels.width}x{pixels.height}"] += 1
         colours.append(np.asarray(pixels.resize((16, 16))).reshape(-1, 3).mean(axis=0))
         twin = first.setdefault(image_digest(image), image)
         if twin is not image:
-            found.duplicates.append((twin.name, image.name))
+            found.duplicates.append((shown(twin.name), shown(image.name)))
             if (twin.unit, twin.label) != (image.unit, image.label):
-                found.problems.append(f"{image.name} is a copy of {twin.name} under another unit or label.")
+                found.problems.append(
+                    f"{shown(image.name)} is a copy of {shown(twin.name)} under another unit or label."
+                )
         if progress:
             progress(done, len(cohort.images))
     found.sizes = dict(sizes.most_common(5))
     if colours:
         red, green, blue = (float(value) for value in np.mean(colours, axis=0))
         found.mean_rgb = (red, green, blue)
+
+
+def _find_splits(cohort: Cohort, found: CohortCheck) -> None:
+    splits: dict[str, set[str]] = defaultdict(set)
+    for image in cohort.images:
+        splits[image.unit].add(image.split)
+    torn = sum(len(names - {""}) > 1 for names in splits.values())
+    if torn:
+        found.problems.append(f"{torn} units are in more than one split: column split is not used.")
 
 
 def _find_problems(found: CohortCheck) -> None:

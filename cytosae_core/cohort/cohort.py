@@ -3,13 +3,14 @@
 Three forms: `labels.csv` (columns `image`, `label`; optional `patient`, `slide`, `patient_or_slide`, `source_file`,
 `split`; every other column is kept as an attribute), one folder per class, or a
 public data set as published (`presets.py`). Nothing outside the folder is read:
-absolute paths, `..` and symbolic links are refused.
+absolute paths, `..` and links of both kinds are refused.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import os
+import stat
+import unicodedata
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -19,8 +20,9 @@ import numpy as np
 from ..errors import DataError
 from .cells import SUFFIXES, CellImage, Cohort, refuse_links
 from .presets import read_preset
+from .table import Row, check_path, read_table
+from .words import refusal, shown
 
-MAX_TABLE_BYTES = 256 * 1024 * 1024
 # The unit of counting, best first: (name, columns that hold it).
 UNITS = (
     ("patient", ("patient",)),
@@ -49,16 +51,20 @@ def read_cohort(
 
     Raises:
         DataError: no such folder, no images, missing column, empty label, duplicate row, a file that is missing,
-            outside the folder, a link or of another type.
+            outside the folder, a link or of another type, two names that differ in case or accents' encoding only,
+            a patient in two splits.
     """
     if folder.is_symlink() or not folder.is_dir():
         raise DataError(f"Expected a folder of images at {folder}.", hint="A real folder, not a link.")
     unit, images = _read(folder, preset)
     if not images:
         raise DataError(f"Expected at least one image in {folder}.", hint=f"Types: {sorted(SUFFIXES)}.")
+    _refuse_twins(folder, images)
+    if unit == "patient":
+        _refuse_leakage(images)
     if max_images is not None and max_images < len(images):
         images = _subsample(images, max_images, seed)
-    numbered = tuple(replace(image, index=index) for index, image in enumerate(images))
+    numbered = tuple(replace(image, index=index, root=folder) for index, image in enumerate(images))
     return Cohort(name or folder.name, unit, numbered)
 
 
@@ -80,48 +86,25 @@ def _from_folders(folder: Path) -> tuple[str, list[CellImage]]:
 
 
 def _from_table(folder: Path, table: Path) -> tuple[str, list[CellImage]]:
-    rows = _rows(table)
+    rows = read_table(table)
     unit, column = _unit_column(rows)
     seen: set[Path] = set()
     images = []
     for line, row in enumerate(rows, 2):
-        label = row["label"].strip()
-        if not label:
-            raise DataError(f"Expected a label in labels.csv line {line}.", hint="Fill it or delete the row.")
-        path = _inside(folder, row["image"].strip(), (folder, folder / "images"), line)
+        label, relative = row["label"].strip(), row["image"].strip()
+        path = _inside(folder, relative, (folder, folder / "images"), line)
         if path in seen:
-            raise DataError(f"Expected every image once, labels.csv line {line} repeats one.")
+            raise DataError(
+                f"Expected every image once, labels.csv line {line} repeats one.", reason="DUP"
+            )
         seen.add(path)
         attributes = {key: value for key, value in row.items() if key not in RESERVED}
-        own = row[column].strip() if column else row["image"].strip()
+        own = row[column].strip() if column else relative
         images.append(CellImage(0, path, label, own, row.get("split", "").strip(), attributes))
     return unit, images
 
 
-def _rows(table: Path) -> list[dict[str, str]]:
-    if table.is_symlink() or table.stat().st_size > MAX_TABLE_BYTES:
-        raise DataError(f"Expected labels.csv to be a file of at most {MAX_TABLE_BYTES} bytes, not a link.")
-    try:
-        text = table.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError("Expected labels.csv in UTF-8.", hint="Save it as CSV UTF-8.") from error
-    if "\0" in text:
-        raise DataError("Expected labels.csv to be text.", hint="Is it a spreadsheet? Save it as CSV.")
-    reader = csv.DictReader(io.StringIO(text), strict=True)
-    try:
-        rows = [dict(row) for row in reader]
-    except csv.Error as error:
-        raise DataError(f"Expected a CSV table, labels.csv line {reader.line_num}.") from error
-    missing = {"image", "label"} - set(reader.fieldnames or ())
-    if missing:
-        raise DataError(f"Expected columns image and label in labels.csv, missing {sorted(missing)}.")
-    for line, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise DataError(f"Expected {len(reader.fieldnames or ())} cells in labels.csv line {line}.")
-    return rows
-
-
-def _unit_column(rows: list[dict[str, str]]) -> tuple[str, str]:
+def _unit_column(rows: list[Row]) -> tuple[str, str]:
     for unit, columns in UNITS:
         for column in columns:
             if rows and all(row.get(column, "").strip() for row in rows):
@@ -132,19 +115,55 @@ def _unit_column(rows: list[dict[str, str]]) -> tuple[str, str]:
 def _inside(folder: Path, relative: str, bases: tuple[Path, ...], line: int = 0) -> Path:
     """The file that a table cell names, if it is a plain image file inside the folder."""
     where = f" (labels.csv line {line})" if line else ""
-    parts = PurePosixPath(relative).parts
-    if not relative or relative.startswith("/") or ".." in parts or "\\" in relative:
-        raise DataError(f"Expected a path inside the folder, got {relative[:80]!r}{where}.")
+    check_path(relative, line)
     if PurePosixPath(relative).suffix.lower() not in SUFFIXES:
-        raise DataError(f"Expected an image of type {sorted(SUFFIXES)}, got {relative[:80]!r}{where}.")
+        raise DataError(
+            f"Expected an image of type {sorted(SUFFIXES)}, got '{shown(relative)}'{where}.", reason="FORMAT"
+        )
     for base in bases:
         path = base / relative
-        if path.is_file() or path.is_symlink():
-            refuse_links(folder, path, where)
-            return path
+        try:
+            found = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:  # a name too long, a folder that may not be entered
+            raise refusal("IO", where=where) from None
+        refuse_links(folder, path, where)
+        if not stat.S_ISREG(found.st_mode):
+            raise refusal("NOT_REG", where=where)
+        return path
     raise DataError(
-        f"Expected an image file, {relative[:80]!r} is missing{where}.", hint="Copy it, or drop the row."
+        f"Expected an image file, '{shown(relative)}' is missing{where}.",
+        hint="Copy it, or drop the row.",
+        reason="IO",
     )
+
+
+def _refuse_twins(folder: Path, images: list[CellImage]) -> None:
+    """Names that are one name on another file system: `a.png` and `A.png`, two encodings of the same letter."""
+    seen: set[str] = set()
+    for image in images:
+        if image.member:
+            continue
+        name = unicodedata.normalize("NFC", str(image.path.relative_to(folder))).casefold()
+        if name in seen:
+            raise DataError(
+                f"Expected names that differ in more than case and accents' encoding, '{shown(image.name)}' does not.",
+                hint="Rename one, or delete the copy.",
+                reason="DUP",
+            )
+        seen.add(name)
+
+
+def _refuse_leakage(images: list[CellImage]) -> None:
+    split_of: dict[str, str] = {}
+    for image in images:
+        if image.split and split_of.setdefault(image.unit, image.split) != image.split:
+            raise DataError(
+                "Expected every patient in one split of labels.csv.",
+                hint="Images of one patient belong together: correct column split.",
+                reason="LEAKAGE",
+            )
 
 
 def _subsample(images: list[CellImage], limit: int, seed: int) -> list[CellImage]:

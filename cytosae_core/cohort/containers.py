@@ -20,7 +20,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 KEPT_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 KEPT_SEGMENTS = frozenset({0xE0, 0xEE})  # JFIF; Adobe's says how colours are coded
-IN_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 def check_pixels(width: int, height: int, max_pixels: int, file_bytes: int, channels: int = 3) -> None:
@@ -36,7 +36,9 @@ def check_pixels(width: int, height: int, max_pixels: int, file_bytes: int, chan
 
 def check_png(data: bytes, max_pixels: int) -> bytes:
     """Walk the chunks; every checksum must hold. Returns the chunks that pixels need."""
-    at, kept, meta, first = len(PNG), [PNG], 0, True
+    view = memoryview(data)
+    kept: list[bytes | memoryview] = [PNG]
+    at, meta, first = len(PNG), 0, True
     while True:
         if at + 12 > len(data):
             raise Refused("DECODE")
@@ -49,17 +51,17 @@ def check_png(data: bytes, max_pixels: int) -> bytes:
         if kind == b"acTL":
             raise Refused("FRAMES")
         if kind in KEPT_CHUNKS:
-            if zlib.crc32(data[at + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
+            if zlib.crc32(view[at + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
                 raise Refused("DECODE")
-            kept.append(data[at:end])
+            kept.append(view[at:end])
         else:
-            meta += length
+            meta += length + 1
         if meta > MAX_META_BYTES:
             raise Refused("META_LIMIT")
         at, first = end, False
         if kind == b"IEND":
             check_end(data, at)
-            return b"".join(kept)
+            return b"".join(kept) if meta else data
 
 
 def _png_header(header: bytes, max_pixels: int, file_bytes: int) -> None:

@@ -1,9 +1,10 @@
 """The decoder's process: bytes of an image file in, RGB pixels or a word out. It knows no names and no paths.
 
-    started by `sandbox.py`:  python -I -c ... decoder.main("image" | "dicom")
+    started by `sandbox.py`:  python -I -c ... decoder.main("image" | "dicom", file of the shared memory)
     first                     u32 protections in force (`confine.PROTECTIONS`)
-    request                   u8 format, u32 most pixels, u64 length, bytes
-    answer                    u8 0, u32 width, u32 height, f32 CPU seconds so far, RGB rows   or   u8 1 + index in WORDS
+    request                   u8 format, u32 most pixels, u64 length; the file's bytes are in the shared memory
+    answer                    u8 0 or 1 + index in `words.WORDS`, u32 width, u32 height, f32 CPU seconds so far;
+                              RGB rows are in the shared memory
 
 Everything that decoding needs is imported, and one image of each format decoded, before `confine` closes the doors.
 It ends when its input ends, so it cannot outlive the process that started it.
@@ -12,20 +13,19 @@ It ends when its input ends, so it cannot outlive the process that started it.
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import struct
-import sys
-from collections.abc import Callable
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from ..limits import MAX_IMAGE_PIXELS
+from ..limits import MAX_IMAGE_PIXELS, SHARED_BYTES
 from .confine import allow_seconds, confine, cpu_seconds
 from .containers import CHECKS
 from .words import WORDS, Refused
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "DICOM")
-REQUEST, PIXELS = struct.Struct("<BIQ"), struct.Struct("<BIIf")
+REQUEST, ANSWER = struct.Struct("<BIQ"), struct.Struct("<BIIf")
 # 16-bit grey, 32-bit, floating point, CMYK and Lab have no agreed way to 8-bit RGB.
 MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr"})
 BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError)
@@ -66,7 +66,7 @@ def warm_up(kind: str) -> None:
     """Load all that decoding needs."""
     Image.MAX_IMAGE_PIXELS = None  # our own limit, which also binds formats that Pillow does not ask
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    Image.preinit()
+    Image.init()
     for name in SAMPLES:
         stream = io.BytesIO()
         Image.new("RGB", (8, 8)).save(stream, name)
@@ -80,26 +80,26 @@ def warm_up(kind: str) -> None:
         warm_up_dicom()
 
 
-def main(kind: str) -> None:
+def main(kind: str, shared: int) -> None:
     """Serve requests from standard input until it ends."""
-    source, sink = 0, os.dup(1)
+    memory = mmap.mmap(shared, SHARED_BYTES)
+    os.close(shared)
+    sink = os.dup(1)
     os.dup2(2, 1)  # what a library prints is no answer
     warm_up(kind)
-    _write(sink, struct.pack("<I", confine()))
-    while request := _read(source, REQUEST.size):
+    os.write(sink, struct.pack("<I", confine()))
+    while len(request := os.read(0, REQUEST.size)) == REQUEST.size:
         form, max_pixels, length = REQUEST.unpack(request)
-        data = _read(source, length)
         allow_seconds()
-        for part in _answer(FORMATS[form], data, max_pixels):
-            _write(sink, part)
-        del data
+        os.write(sink, _answer(FORMATS[form], memory, length, max_pixels))
 
 
-def _answer(kind: str, data: bytes, max_pixels: int) -> tuple[bytes, ...]:
+def _answer(kind: str, memory: mmap.mmap, length: int, max_pixels: int) -> bytes:
     try:
-        image = decode(kind, data, max_pixels)
-        header = PIXELS.pack(0, image.width, image.height, cpu_seconds())
-        return header, image.tobytes()
+        image = decode(kind, memory[:length], max_pixels)
+        pixels = image.tobytes()
+        memory[: len(pixels)] = pixels
+        return ANSWER.pack(0, image.width, image.height, cpu_seconds())
     except Refused as refused:
         word = refused.word
     except MemoryError:
@@ -108,29 +108,4 @@ def _answer(kind: str, data: bytes, max_pixels: int) -> tuple[bytes, ...]:
         word = "DEPTH"
     except Exception:  # whatever a library raises on damaged files
         word = "DECODE"
-    return (bytes([1 + WORDS.index(word)]),)
-
-
-def _read(source: int, length: int) -> bytes:
-    """Exactly so many bytes; none at the end of input."""
-    if length <= 1 << 16:
-        part = os.read(source, length)
-        if len(part) in (0, length):
-            return part
-        return part + _read(source, length - len(part))
-    buffer = bytearray(length)
-    view, done = memoryview(buffer), 0
-    readinto: Callable[[memoryview], int | None] = io.FileIO(source, "rb", closefd=False).readinto
-    while done < length:
-        count = readinto(view[done:])
-        if not count:
-            sys.exit(0)
-        done += count
-    view.release()
-    return bytes(buffer)
-
-
-def _write(sink: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(sink, view) :]
+    return ANSWER.pack(1 + WORDS.index(word), 0, 0, cpu_seconds())

@@ -1,38 +1,57 @@
-"""Decoding one image, with limits."""
+"""One image: read with limits here, decoded in a process of its own."""
 
 from __future__ import annotations
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import DataError
+from ..limits import MAX_FILE_BYTES, MAX_IMAGE_PIXELS, MIN_FILE_BYTES
 from .cells import CellImage
-from .dicom import read_dicom
 from .npz import member_pixels
+from .opening import read_input
+from .sandbox import decode_confined
+from .words import refusal
 
-# A crop of one cell has under 1 megapixel; 100 leaves room for whole fields and stops decompression bombs.
-MAX_PIXELS = 100_000_000
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+MAX_PIXELS, MAX_BYTES = MAX_IMAGE_PIXELS, MAX_FILE_BYTES
+# Ending -> format, and how its files begin.
+FORMS = {
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".dcm": "DICOM",
+}  # fmt: skip
+MAGIC = {
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "JPEG": (b"\xff\xd8\xff",),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "DICOM": (b"",),  # 128 bytes of anything, then DICM: the decoder looks
+}
 
 
 def open_rgb(image: CellImage) -> Image.Image:
     """The image in RGB, fully decoded.
 
     Raises:
-        DataError: missing, truncated, not an image of `FORMATS`, or more than `MAX_PIXELS` pixels.
+        DataError: missing, a link, damaged, too large, or not of the format that its name says; `reason` is one of
+            `words.WORDS`. SetupError: the decoder's process does not start.
     """
     if image.member:
         return Image.fromarray(member_pixels(image.path, image.member))
-    if image.path.suffix.lower() == ".dcm":
-        return read_dicom(image.path, MAX_PIXELS)
-    # No warnings.catch_warnings here: it is not safe in the threads that decode.
     try:
-        with Image.open(image.path, formats=FORMATS) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise DataError(f"Expected at most {MAX_PIXELS} pixels, got {opened.width}x{opened.height}.")
-            return opened.convert("RGB")
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"Expected at most {MAX_PIXELS} pixels in an image.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
-        raise DataError(
-            f"Expected a readable image, {image.path.name} is not.", hint="Export it again."
-        ) from error
+        return _decode(image)
+    except OSError:
+        raise refusal("IO", image.name) from None
+    except DataError as error:
+        if error.reason == "DECODE":
+            raise refusal("DECODE", image.name) from None
+        raise
+
+
+def _decode(image: CellImage) -> Image.Image:
+    form = FORMS.get(image.path.suffix.lower())
+    if form is None:
+        raise refusal("FORMAT", image.name)
+    data = read_input(image.path, image.root, MAX_BYTES)
+    if len(data) < MIN_FILE_BYTES:
+        raise refusal("EMPTY", image.name)
+    if not data.startswith(MAGIC[form]):
+        raise refusal("MAGIC", image.name)
+    return decode_confined(form, data, MAX_PIXELS)

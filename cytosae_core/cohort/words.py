@@ -34,7 +34,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "NO_DICOM": ("the package pydicom for .dcm images", "pip install 'cytosae-federation[dicom]'"),
     "CPU_LIMIT": ("an image that decodes in {seconds:.0f} seconds", AGAIN),
     "MEM_LIMIT": ("an image that decodes within the memory limit", "Cut it into cells or fields."),
-    "SYMLINK": ("no symbolic links in a cohort", "Copy the file instead."),
+    "SYMLINK": ("no symbolic links and no hard links in a cohort", "Copy the file instead."),
     "NOT_REG": ("a plain image file, no pipe, device or folder", "Move it out of the folder."),
     "IO": ("a readable image file", "Does it exist, may this user read it?"),
 }
@@ -49,11 +49,11 @@ class Refused(Exception):
         self.word = word
 
 
-def refusal(word: str, name: str = "", **values: float) -> DataError:
-    """The error for lab staff: the file's name is shown on their terminal only."""
+def refusal(word: str, name: str = "", *, where: str = "", **values: float) -> DataError:
+    """The error for lab staff: the file's name, or `where` in the table, is shown on their terminal only."""
     text, hint = SENTENCES[word]
     which = f", {shown(name)} is not" if name else ""
-    return DataError(f"Expected {text.format(**values)}{which}.", hint=hint, reason=word)
+    return DataError(f"Expected {text.format(**values)}{which}{where}.", hint=hint, reason=word)
 
 
 def shown(name: str) -> str:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..sae.models import Model
+from ..sae.pursuit import SparseCodes, reconstruct
 from ..sae.scale import TokenScale
 
 # Codes of one chunk are dense: tokens x n x 4 bytes. 64 MiB keeps memory flat at any width.
@@ -64,6 +65,26 @@ def _score_one(out: ImageScores, index: int, tokens: NDArray[np.float32], model:
 
 
 @torch.no_grad()
+def quality_of_codes(
+    tokens: NDArray[np.float32], codes: SparseCodes, dictionary: torch.Tensor
+) -> NDArray[np.float32]:
+    """As `quality`, from pursuit codes of these tokens that were made already."""
+    fires = codes.values > 0
+    error = float((torch.from_numpy(tokens) - reconstruct(codes, dictionary)).double().pow(2).sum())
+    alive = torch.zeros(len(dictionary), dtype=torch.bool)
+    alive[codes.rows[fires]] = True
+    return _quality(tokens, error, _distinct(codes), alive)
+
+
+def _distinct(codes: SparseCodes) -> int:
+    """Rows that fire, over all tokens: a row that was picked twice counts once."""
+    rows = torch.where(codes.values > 0, codes.rows, -1).sort(dim=1).values
+    first = torch.ones_like(rows, dtype=torch.bool)
+    first[:, 1:] = rows[:, 1:] != rows[:, :-1]
+    return int((first & (rows >= 0)).sum())
+
+
+@torch.no_grad()
 def quality(tokens: NDArray[np.float32], model: Model) -> NDArray[np.float32]:
     """Quality of a dictionary on centred and scaled tokens [m, d], in the order of `config.QUALITY`.
 
@@ -81,6 +102,12 @@ def quality(tokens: NDArray[np.float32], model: Model) -> NDArray[np.float32]:
         error += float((part - model.reconstruct(codes)).double().pow(2).sum())
         active += int((codes > 0).sum())
         alive |= (codes > 0).any(dim=0)
+    return _quality(tokens, error, active, alive)
+
+
+def _quality(
+    tokens: NDArray[np.float32], error: float, active: int, alive: torch.Tensor
+) -> NDArray[np.float32]:
     count = len(tokens)
     values = tokens.astype(np.float64)
     ss_global = float((values**2).sum())

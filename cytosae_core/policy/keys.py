@@ -74,7 +74,7 @@ KEYS = (
     Key("gate.self_attack_max_cos", "self_attack_max_cos", "decimal", "0.05", "0.95",
         "An update that gives a cell back with a larger cosine is withheld."),
     Key("gate.dsnr_max", "dsnr_max", "decimal", "0.05", "1.00",
-        "Largest share of one patient in a row's gradient, and in row differences."),
+        "Largest share of one patient in a dictionary row's summed activation."),
     Key("gate.fvu_max", "fvu_max", "decimal", "0.05", "1.00",
         "A dictionary that explains less of this site's cells is refused."),
     Key("gate.fvu_max_ratio", "fvu_max_ratio", "decimal", "1.00", "10.00",

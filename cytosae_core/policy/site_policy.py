@@ -64,7 +64,7 @@ class SitePolicy:
     nk_n: int = 2
     nk_k: str = "0.90"
     p_ratio: str = "0.10"
-    self_attack_max_cos: str = "0.70"
+    self_attack_max_cos: str = "0.75"
     dsnr_max: str = "0.50"
     fvu_max: str = "0.95"
     fvu_max_ratio: str = "1.25"

@@ -148,6 +148,7 @@ def check_tokens(
     *,
     previous_fvu: float | None = None,
     previous_scale: TokenScale | None = None,
+    codes: SparseCodes | None = None,
     init: str = "public-kmeans",
     limits: GateLimits = LIMITS,
 ) -> list[GateCheck]:
@@ -158,13 +159,14 @@ def check_tokens(
         units: [m] unit of each token.
         previous_fvu: value of `fvu` when the last dictionary was accepted; none before the first.
         previous_scale: the last accepted mean and scale, which do not change within a study.
+        codes: of the centred and scaled tokens, when the caller has coded them already (most of the cost).
         init: the protocol's `dictionary.init`: random rows legitimately explain less.
     """
     scaled = (tokens - torch.from_numpy(scale.mean)) / scale.scale
     centre = scaled.mean(dim=0)
     spread = float((scaled - centre).square().sum(dim=1).mean())
     size = (spread / scaled.shape[1]) ** 0.5
-    codes = model.sparse(scaled)
+    codes = model.sparse(scaled) if codes is None else codes
     residual = scaled - reconstruct(codes, model.dictionary)
     fvu = float(residual.square().sum(dim=1).mean()) / max(spread, 1e-12)
     first = limits.fvu_random if init == "random" else limits.fvu_kmeans
@@ -219,12 +221,26 @@ def check_frozen(tensors: Mapping[str, Tensor], limits: GateLimits = LIMITS) -> 
     ]
 
 
+# Ranks of the last matrices: held-out tokens and the last accepted dictionary come again in every round.
+_RANKS: dict[bytes, float] = {}
+MAX_RANKS = 16
+
+
 def effective_rank(rows: Tensor) -> float:
     """exp of the entropy of the squared singular values' shares (Roy and Vetterli 2007), of [n, d]."""
+    key = hashlib.sha256(rows.contiguous().numpy().tobytes()).digest() + bytes(str(tuple(rows.shape)), "ascii")
+    if key not in _RANKS:
+        if len(_RANKS) >= MAX_RANKS:
+            _RANKS.pop(next(iter(_RANKS)))
+        _RANKS[key] = _effective_rank(rows)
+    return _RANKS[key]
+
+
+def _effective_rank(rows: Tensor) -> float:
     gram = rows.T @ rows if rows.shape[0] >= rows.shape[1] else rows @ rows.T
     if not bool(torch.isfinite(gram).all()):
         return float("nan")
-    values = torch.linalg.eigvalsh(gram.double()).clamp_min(0)
+    values = torch.linalg.eigvalsh(gram).clamp_min(0).double()
     shares = values[values > 0] / values.sum()
     return float(torch.exp(-(shares * shares.log()).sum()))
 

@@ -50,6 +50,7 @@ def mask_update(
     row_clip: float,
     *,
     min_units: int,
+    max_share: float = MAX_UNIT_SHARE,
     attacker: Attacker | None = None,
 ) -> MaskedUpdate:
     """Apply the rules above except the threshold on `units`, which the door itself enforces.
@@ -62,13 +63,14 @@ def mask_update(
         tokens: [m, d] all training tokens of this round, centred and scaled.
         row_clip: largest L2 norm of a row's change.
         min_units: the policy's threshold; 1 (published images) switches dominance and the alarm off.
+        max_share: largest share of one unit in a row's summed activation.
         attacker: the site's attack of this round; `tokens` are not read again then.
 
     Raises:
         EgressError: reason SELF_ATTACK, more rows give tokens back than an honest update has.
     """
     delta = trained - base
-    dominated = (largest > MAX_UNIT_SHARE) & (min_units > 1)
+    dominated = (largest > max_share) & (min_units > 1)
     candidate = allowed & (units >= min_units) & ~dominated
     norms = delta.norm(dim=1, keepdim=True).clamp_min(1e-12)
     clipped = (delta * (row_clip / norms).clamp_max(1.0)).to(torch.float16)

@@ -163,7 +163,7 @@ def not_assessed(report: Json) -> list[Json]:
         if site["status"] != "reported":
             gaps.append({"item": f"site {name}", "reason": site["status"]})
     for item, reason in (
-        ("prediction intervals and heterogeneity", "not part of this version of the report"),
+        ("figures of heterogeneity", "prediction intervals and tau^2 of every concept are in report.json (`meta`)"),
         ("expert agreement", "no expert review was held"),
         ("calibration and subgroups", "not part of this version of the report"),
     ):
@@ -175,7 +175,8 @@ def how_to_check(report: Json) -> list[str]:
     """What an auditor can do with the run folder."""
     return [
         f"The protocol's SHA-256 is {report['study']['protocol_sha256']}; it is in every signed message.",
-        "Sealed replies of every step but the rounds are in run/replies, signed by the sites; digests of the "
-        "round replies are in run/rounds.",
-        "`cytosae audit replies OUT` checks every signature and recomputes the site tables of this report.",
+        "`cytosae study bundle` puts everything that this report rests on into one folder: logs, signed replies, "
+        "policies, keys.",
+        "`cytosae audit verify BUNDLE --keys KEYS.json` checks every signature, log and receipt offline and recomputes "
+        "the numbers; `cytosae audit replay BUNDLE` redoes the rounds and draws this page again.",
     ]

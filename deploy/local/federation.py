@@ -63,7 +63,7 @@ def run_local(local: LocalStudy, watch: Watch) -> dict[str, Any]:
         facts = {"encoder_depth": local.encoder_depth, "canary_tolerance": CANARY_TOLERANCE}
         report = dict(build_report(local.study, result, comparators, **facts))
         watch("reported", {"seconds": time.monotonic() - started})
-        run.close(write_report(local.out, report))
+        run.close(*write_report(local.out, report))
     if local.study.kind == "train":
         save_checkpoint(
             local.out / "dictionary", trained_tensors(run),

@@ -21,6 +21,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     show.add_argument("study", type=Path, metavar="STUDY.yaml")
     show.add_argument("--json", action="store_true")
     show.set_defaults(run=_show)
+    bundle = commands.add_parser("bundle", help="write everything that an auditor needs into one folder")
+    bundle.add_argument(
+        "folder", type=Path, metavar="OUT", help="folder of a finished study, with run/ and report.json"
+    )
+    bundle.add_argument("--to", type=Path, help="the bundle's folder, new or empty (default: OUT/bundle)")
+    bundle.add_argument("--no-updates", action="store_true", help="without the sites' replies of the rounds")
+    bundle.set_defaults(run=_bundle)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -32,6 +39,12 @@ def _run(options: argparse.Namespace) -> int:
     report = run_yaml(options.study, out, compare=not options.no_comparators)
     print_outcome(report, out, time.monotonic() - started, as_json=options.json)
     return 0
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    from cytosae_server.bundle import bundle_command
+
+    return int(bundle_command(options))
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -75,7 +75,7 @@ def _modules_after(code: str) -> set[str]:
 
 
 def test_server_runs_without_torch() -> None:
-    loaded = _modules_after("import cytosae_server.study, cytosae_server.loop, cytosae_server.recheck")
+    loaded = _modules_after("import cytosae_server.study, cytosae_server.loop, cytosae_server.bundle, cytosae_server.replay")
     assert not loaded & {"torch", "timm", "flwr"}
 
 

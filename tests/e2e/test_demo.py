@@ -71,18 +71,21 @@ def test_demo_protects_patients_and_says_what_left(phantoms: tuple[Path, dict[st
     assert report["planted"] and report["stability"] and report["comparators"]["local_only"]
 
 
-def test_audit_rechecks_the_run_and_finds_a_changed_number(phantoms: tuple[Path, dict[str, Any]]) -> None:
-    out = phantoms[0]
-    assert cytosae("audit", "replies", str(out)).returncode == 0
-    text = (out / "report.json").read_text()
-    report = json.loads(text)
+def test_an_auditor_verifies_the_run_and_finds_a_changed_number(
+    phantoms: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    assert cytosae("study", "bundle", str(phantoms[0]), "--to", str(bundle)).returncode == 0
+    keys = ("--keys", str(bundle / "keys.json"))
+    done = cytosae("audit", "verify", str(bundle), *keys)
+    assert done.returncode == 0, done.stdout
+    assert cytosae("audit", "replay", str(bundle)).returncode == 0
+    report = json.loads((bundle / "report.json").read_text())
     report["sites"]["alder"]["fvu"] += 0.001
-    try:
-        (out / "report.json").write_text(json.dumps(report))
-        done = cytosae("audit", "replies", str(out))
-        assert done.returncode == 1 and "FAIL  FVU of alder" in done.stdout
-    finally:
-        (out / "report.json").write_text(text)
+    (bundle / "report.json").write_text(json.dumps(report))
+    done = cytosae("audit", "verify", str(bundle), *keys)
+    assert done.returncode == 1 and "First broken link: report.json" in done.stdout
+    assert "report.json sites/alder/fvu" in cytosae("audit", "verify", str(bundle), "--json").stdout
 
 
 def test_the_trained_dictionary_is_validated_with_metrics_only(
@@ -161,7 +164,7 @@ def test_real_cells_reach_the_federation_target(shared: Path, tmp_path: Path) ->
         (("study", "show", "missing.yaml"), "Expected a file"),
         ((*AGENT, "--study", "missing.yaml", "--study-key", "zz"), "Expected a file"),
         (("site", "relay", "nowhere", "agent.sock"), "Expected"),
-        (("audit", "replies", "missing"), "Expected"),
+        (("audit", "verify", "missing"), "Expected"),
         (("encoder", "check", "resnet"), "Expected"),
     ],
 )

@@ -1,9 +1,5 @@
 """THE VERIFIER: an auditor's own check of a bundle (docs/auditor.md). Standard library and `cryptography` only.
-
-Start in `checks.py`: it lists what is checked, in order. Everything else is what one check needs.
-"""
-
-from __future__ import annotations
+Start in `checks.py`: it lists what is checked, in order."""
 
 from .checks import verify_bundle
 from .verdict import Check, Verdict

@@ -12,25 +12,25 @@ from ..note import Checkpoint, open_checkpoint, origin_of, parse_checkpoint, par
 from ..statement import COORDINATOR, Chain, Statement
 from ..tiles import TILE_WIDTH, read_entries, tile_path, widths
 from .bundle import Bundle
-from .verdict import Broken
+from .verdict import Broken, need
 
 Fields = dict[str, Any]
 
 
 @dataclass
 class PartyLog:
-    """One party's log, after all of it was verified."""
+    """One party's log, after all of it was verified. `hashes`: of its leaves."""
 
     party: str
     chain: Chain
     head: Checkpoint
     hashes: list[bytes]
-    statements: list[Statement] = field(default_factory=list)
+    statements: list[Statement]
     _roots: dict[int, str] = field(default_factory=dict)
 
     def of(self, *kinds: str) -> Iterator[Fields]:
-        """Predicates of these kinds, in order; `seq` is the leaf's index."""
-        return (item.predicate for item in self.statements if item.kind in kinds)
+        """Predicates of these kinds, in order: `seq` is the leaf's index, `leaf` its kind."""
+        return ({**item.predicate, "leaf": item.kind} for item in self.statements if item.kind in kinds)
 
     def has(self, size: int, root: str) -> bool:
         """Whether this log went through that head."""
@@ -42,9 +42,9 @@ class PartyLog:
 Logs = Mapping[str, PartyLog]
 
 
-def at(party: str, fields: Fields, kind: str) -> str:
+def at(party: str, fields: Fields) -> str:
     """A leaf as a link: party, index, kind."""
-    return f"{party} leaf {fields['seq']} ({kind})"
+    return f"{party} leaf {fields['seq']} ({fields['leaf']})"
 
 
 def cosigners_needed(sites: int) -> int:
@@ -57,131 +57,97 @@ def open_log(bundle: Bundle, party: str) -> PartyLog:
     folder, keys = f"logs/{party}", bundle.keys[party]
     files, note = bundle.under(f"{folder}/"), bundle.get(f"{folder}/checkpoint")
     size = parse_checkpoint(split_note(note)[0]).size
-    chain, statements = Chain(party, bundle.digest, keys["signing"]), []
-    leaves = read_entries(files, size)
+    chain, statements, leaves = Chain(party, bundle.digest, keys["signing"]), [], read_entries(files, size)
     for index, leaf in enumerate(leaves):
         try:
             statements.append(chain.read(leaf))
         except VerificationError as error:
-            raise Broken(
-                f"Leaf {index} of {party} does not hold: {error}", f"{party} leaf {index}"
-            ) from error
-    log = PartyLog(
-        party,
-        chain,
-        open_checkpoint(note, chain.keys["log"], origin=origin_of(bundle.digest, party)),
-        [leaf_hash(leaf) for leaf in leaves],
-        statements,
-    )
-    if not log.has(size, log.head.root.hex()):
-        raise Broken(f"The signed head of {party} is not over these {size} leaves.", f"{folder}/checkpoint")
+            raise Broken(f"An entry that does not hold: {error}", f"{party} leaf {index}") from error
+    head = open_checkpoint(note, chain.keys["log"], origin=origin_of(bundle.digest, party))
+    log = PartyLog(party, chain, head, [leaf_hash(leaf) for leaf in leaves], statements)
+    right = log.has(size, head.root.hex())
+    need(right, f"The signed head of {party} is not over these {size} leaves.", f"{folder}/checkpoint")
     tiles = _tiles(log.hashes)
     wanted = {"checkpoint", *tiles, *(tile_path("entries", n, w) for n, w in enumerate(widths(size)))}
-    for path in sorted(wanted ^ set(files)) + sorted(path for path in tiles if files[path] != tiles[path]):
-        raise Broken(f"{folder}/{path} does not belong to these leaves.", f"{folder}/{path}")
+    for path in sorted(wanted | set(files)):
+        right = path in wanted and path in files and files[path] == tiles.get(path, files[path])
+        need(right, f"{folder}/{path} does not belong to these leaves.", f"{folder}/{path}")
     _check_keys(log, keys, bundle.protocol["name"])
     return log
 
 
+def check_log(bundle: Bundle, party: str, logs: dict[str, PartyLog]) -> str:
+    """Open a log and keep it with the others."""
+    logs[party] = open_log(bundle, party)
+    return f"{len(logs[party].statements)} signed entries in order, under the head that {party} signed."
+
+
 def _check_keys(log: PartyLog, keys: Mapping[str, str], study: str) -> None:
-    if next(log.of("enrol"))["keys"] != keys:
-        raise Broken(
-            f"{log.party} enrolled with other keys than keys.json names.", f"{log.party} leaf 0 (enrol)"
-        )
+    enrolled, revoked = next(log.of("enrol")), log.chain.revoked
+    need(enrolled["keys"] == keys, "Other keys than keys.json names.", at(log.party, enrolled))
     for item in log.statements:
-        since = log.chain.revoked.get(("signing", item.signer), len(log.hashes))
-        if item.predicate["seq"] >= since and item.kind != "key_revoke":
-            raise Broken(
-                "Signed with a key that was revoked from then on.", at(log.party, item.predicate, item.kind)
-            )
-        if item.predicate["study"] != study:
-            raise Broken("A statement about another study.", at(log.party, item.predicate, item.kind))
-    if ("log", parse_vkey(log.chain.keys["log"]).public.hex()) in log.chain.revoked:
-        raise Broken(f"The head of {log.party} is signed with a revoked key.", f"logs/{log.party}/checkpoint")
+        link = at(log.party, {**item.predicate, "leaf": item.kind})
+        trusted = item.predicate["seq"] < revoked.get(("signing", item.signer), len(log.hashes))
+        need(trusted or item.kind == "key_revoke", "Signed with a key that was revoked from then on.", link)
+        need(item.predicate["study"] == study, "A statement about another study.", link)
+    revoked_head = ("log", parse_vkey(log.chain.keys["log"]).public.hex()) in revoked
+    need(not revoked_head, f"{log.party} signed its head with a revoked key.", f"logs/{log.party}/checkpoint")
 
 
 def _tiles(hashes: Sequence[bytes]) -> dict[str, bytes]:
     """The hash tiles over leaf hashes: every full tile's root is one hash of the level above."""
-    tiles: dict[str, bytes] = {}
-    level, groups = 0, [list(hashes)]
-    while groups != [[]]:
-        flat = groups[0]
+    tiles, level, flat = dict[str, bytes](), 0, list(hashes)
+    while flat:
         groups = [flat[start : start + TILE_WIDTH] for start in range(0, len(flat), TILE_WIDTH)]
         tiles |= {tile_path(str(level), n, len(group)): b"".join(group) for n, group in enumerate(groups)}
-        level, groups = level + 1, [[root_of(group) for group in groups if len(group) == TILE_WIDTH]]
+        level, flat = level + 1, [root_of(group) for group in groups if len(group) == TILE_WIDTH]
     return tiles
 
 
 def check_cosignatures(bundle: Bundle, logs: Logs) -> str:
-    """Enough sites signed the coordinator's head, and the coordinator every site's: no second version is shown."""
+    """Enough sites signed the coordinator's head, and the coordinator every site's: all were shown this one."""
     sites = len(bundle.protocol["sites"])
-    needed = cosigners_needed(sites)
     for party, log in sorted(logs.items()):
-        others = {
-            name: other.chain
-            for name, other in logs.items()
-            if (party == COORDINATOR) != (name == COORDINATOR)
-        }
-        keys = {name: _cosign_keys(bundle, name, chain) for name, chain in others.items()}
-        known = [key for found in keys.values() for key in found]
-        path = f"logs/{party}/checkpoint"
-        note = open_checkpoint(
-            bundle.get(path), log.chain.keys["log"], origin=log.head.origin, witnesses=known
+        path, good = f"logs/{party}/checkpoint", dict[str, str]()
+        for name in (name for name in logs if (party == COORDINATOR) != (name == COORDINATOR)):
+            for key in (
+                bundle.keys[name]["cosign"],
+                logs[name].chain.keys["cosign"],
+            ):  # its first and its last
+                if ("cosign", parse_vkey(key).public.hex()) not in logs[name].chain.revoked:
+                    good[key] = name
+        note, own = bundle.get(path), log.chain.keys["log"]
+        signed = open_checkpoint(note, own, origin=log.head.origin, witnesses=list(good)).cosigned
+        known = len(split_note(note)[1]) == 1 + len(signed)
+        need(known, "Signed with a key that nobody has, or that was revoked.", path)
+        needed, count = (
+            cosigners_needed(sites) if party == COORDINATOR else 1,
+            len({good[key] for key in signed}),
         )
-        signed = sorted(name for name, found in keys.items() if found & set(note.cosigned))
-        if len(signed) < (needed if party == COORDINATOR else 1):
-            raise Broken(f"The head of {party} is cosigned by {signed or 'nobody'}, which is too few.", path)
-    return f"The coordinator's head is cosigned by at least {needed} of {sites} sites, every site's by the coordinator."
-
-
-def _cosign_keys(bundle: Bundle, party: str, chain: Chain) -> set[str]:
-    """A party's first and last cosignature key, without those that were revoked."""
-    found = {bundle.keys[party]["cosign"], chain.keys["cosign"]}
-    return {key for key in found if ("cosign", parse_vkey(key).public.hex()) not in chain.revoked}
+        need(count >= needed, f"{count} parties cosigned the head of {party}, expected {needed}.", path)
+    return f"{cosigners_needed(sites)} or more of {sites} sites cosigned the coordinator's head, it theirs."
 
 
 def check_heads(logs: Logs) -> str:
     """Every head that one party saw of another lies on the log that is here: nothing was forked or rolled back."""
-    coordinator, count = logs[COORDINATOR], 0
-    for site, log in logs.items():
-        for fields in log.of("accepted"):
-            count += 1
-            if not coordinator.has(**fields["coordinator"]):
-                raise Broken(
-                    f"{site} was shown another log of the coordinator.", at(site, fields, "accepted")
-                )
-    for fields in coordinator.of("ingress"):
-        count += 1
-        if not logs[fields["site"]].has(fields["site_log"]["size"], fields["site_log"]["root"]):
-            raise Broken(
-                f"The coordinator saw another log of {fields['site']}.", at(COORDINATOR, fields, "ingress")
-            )
-    for fields in coordinator.of("report"):
-        for site, head in fields["heads"].items():
-            count += 1
-            if not logs[site].has(**head):
-                raise Broken(f"The report names another log of {site}.", at(COORDINATOR, fields, "report"))
-    return f"{count} heads that parties saw of each other lie on these logs."
+    own = logs[COORDINATOR]
+    seen = [(s, f, COORDINATOR, f["coordinator"]) for s in logs for f in logs[s].of("accepted")]
+    seen += [(COORDINATOR, f, f["site"], f["site_log"]) for f in own.of("ingress")]
+    seen += [(COORDINATOR, f, site, head) for f in own.of("report") for site, head in f["heads"].items()]
+    for viewer, fields, party, head in seen:
+        right = party in logs and logs[party].has(head["size"], head["root"])
+        need(right, f"{viewer} saw another log of {party} than this one.", at(viewer, fields))
+    return f"{len(seen)} heads that parties saw of each other lie on these logs."
 
 
 def check_enrolment(bundle: Bundle, logs: Logs) -> str:
     """The coordinator enrolled the sites of the protocol, with the keys that they enrolled with themselves."""
     first = next(logs[COORDINATOR].of("enrol"))
-    if sorted(first["sites"]) != sorted(bundle.protocol["sites"]):
-        raise Broken(
-            "The coordinator enrolled other sites than the protocol names.", at(COORDINATOR, first, "enrol")
-        )
-    absent = sorted(set(first["sites"]) - set(logs))
-    for site, key in first["sites"].items():
-        if site in logs and key != bundle.keys[site]["signing"]:
-            raise Broken(
-                f"{site} has another key than the coordinator enrolled.", at(COORDINATOR, first, "enrol")
-            )
+    sites, link = first["sites"], at(COORDINATOR, first)
+    need(sorted(sites) == sorted(bundle.protocol["sites"]), "Other sites than the protocol's.", link)
+    for site in sorted(set(sites) & set(logs)):
+        need(sites[site] == bundle.keys[site]["signing"], f"{site} has another key than was enrolled.", link)
+    absent = sorted(set(sites) - set(logs))
     failed = {fields["site"] for fields in logs[COORDINATOR].of("fault")}
-    if not set(absent) <= failed:
-        raise Broken(
-            f"The logs of {absent} are missing, and no fault is on record.", at(COORDINATOR, first, "enrol")
-        )
-    return f"{len(first['sites'])} sites enrolled" + (
-        f"; never answered: {', '.join(absent)}." if absent else "."
-    )
+    need(set(absent) <= failed, f"The logs of {absent} are missing, and no fault is on record.", link)
+    return f"{len(sites)} sites enrolled" + (f"; never answered: {', '.join(absent)}." if absent else ".")

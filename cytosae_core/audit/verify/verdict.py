@@ -9,20 +9,22 @@ from typing import Any
 from ...errors import CytosaeError
 
 PASS, FAIL, NOT_CHECKED = "PASS", "FAIL", "NOT CHECKED"
-# What a hostile file can make a check raise; anything else would be a defect of the verifier.
-MALFORMED = (CytosaeError, KeyError, ValueError, TypeError, IndexError, AttributeError, ArithmeticError)
+# What hostile files can make a check raise.
+MALFORMED = (CytosaeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, StopIteration)
 
 
 class Broken(Exception):
-    """A claim does not hold. `link` names where: party and leaf, or file."""
-
-    def __init__(self, text: str, link: str) -> None:
-        super().__init__(text)
-        self.link = link
+    """A claim does not hold. The second argument names where: party and leaf, or file."""
 
 
 class Missing(Exception):
     """A claim that this bundle, or this call, gives no means to check."""
+
+
+def need(holds: object, text: str, link: str) -> None:
+    """Raise `Broken` unless it holds."""
+    if not holds:
+        raise Broken(text, link)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Verdict:
         except Missing as error:
             found = (NOT_CHECKED, str(error), "")
         except Broken as error:
-            found = (FAIL, str(error), error.link)
+            found = (FAIL, *error.args)
         except MALFORMED as error:
             found = (FAIL, f"Not of the expected form: {type(error).__name__}: {error}", name)
         self.checks.append(Check(len(self.checks) + 1, name, *found))
@@ -60,11 +62,8 @@ class Verdict:
         states = {check.state for check in self.checks}
         return 1 if FAIL in states else 2 if NOT_CHECKED in states else 0
 
-    @property
-    def first_broken(self) -> Check | None:
-        """The first check that failed."""
-        return next((check for check in self.checks if check.state == FAIL), None)
-
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {"exit": self.exit_code, "checks": [asdict(check) for check in self.checks]}
+        """As JSON values; `first_broken` is where to look first."""
+        broken = [f"{check.link}: {check.text}" for check in self.checks if check.state == FAIL]
+        checks = [asdict(check) for check in self.checks]
+        return {"exit": self.exit_code, "first_broken": broken[0] if broken else "", "checks": checks}

@@ -1,34 +1,33 @@
-"""The report's numbers, computed again from the replies in plain Python. Formulas: report/*.py and docs/auditor.md."""
+"""Per site, over sites, per concept. Formulas: cytosae_core/report/*.py and docs/auditor.md."""
 
 from __future__ import annotations
 
 import math
+import struct
+from collections.abc import Mapping
 from typing import Any
 
-from ...canonical import parse_json, sha256_hex
-from ..statement import COORDINATOR
-from .bundle import MAX_JSON, Bundle
-from .logs import Fields, Logs
-from .messages import Replies
+from ...canonical import sha256_hex
+from ..verify.bundle import Bundle
+from ..verify.replies import Replies, read_tensors
+from ..verify.verdict import Broken, Missing
 from .meta import meta_of
-from .tensors import read_tensors
-from .verdict import Broken, Missing
 
 COUNTS = ("images", "units", "train_units", "test_units")
 QUALITY = ("sse", "ss_global", "ss_own", "tokens", "l0", "dead_fraction")
 PROBES = ("standardised codes", "raw codes", "raw embeddings", "shuffled labels")
 EFFECT, REPLICATED, CONTRADICTION_Z, MIN_SITES = 0.15, 0.10, 4.0, 3
 META_TOLERANCE = 1e-6
+CODES = {"float32": "f", "float16": "e"}
 
 
 class Numbers:
     """Report and replies side by side. `count`: numbers that were compared."""
 
     def __init__(self, bundle: Bundle, replies: Replies) -> None:
-        self.report: Fields = parse_json(bundle.get("report.json"), max_bytes=MAX_JSON)
-        self.protocol, self.replies, self.count = bundle.protocol, replies, 0
-        self.digests = set(bundle.under("dictionaries/"))
-        self.bundle = bundle
+        self.report = bundle.table("report.json", canonical=False)
+        self.protocol, self.bundle, self.count = bundle.protocol, bundle, 0
+        self.replies = replies
         statistics = self.protocol["statistics"]
         self.targets = [*statistics["classes"], *(item["name"] for item in statistics["attributes"])]
         self.order = ["final", *(["random"] if self.protocol["dictionary"]["model"] == "pursuit" else [])]
@@ -48,39 +47,28 @@ class Numbers:
                 f"The report says {found!r} where the replies give {expected!r}.", f"report.json {path}"
             )
 
+    def values(self, kind: str, number: int, site: str, name: str) -> list[float] | None:
+        """Numbers of one tensor; None when the site never gave this reply."""
+        found = self.replies.tensors.get((kind, number, site), {})
+        if found is None:
+            raise Missing(
+                f"Reply {kind} {number} of {site} is not in the bundle, so its numbers were not recomputed."
+            )
+        if name not in found:
+            return None
+        tensor, code = found[name], CODES[found[name].dtype]
+        return list(struct.unpack(f"<{math.prod(tensor.shape)}{code}", tensor.raw))
+
     def quality(self, which: str, site: str) -> dict[str, float | None]:
         """FVU and the other quality numbers of one dictionary at one site."""
         number = self.order.index(which) if which in self.order else -1
-        return _quality(self.replies.values("describe", number, site, "quality"))
-
-
-def check_report(bundle: Bundle, logs: Logs) -> str:
-    """The report is the one that the coordinator logged."""
-    leaf = next(reversed(list(logs[COORDINATOR].of("report"))), None)
-    if leaf is None or sha256_hex(bundle.get("report.json")) != leaf["report_sha256"]:
-        raise Broken("report.json is not the report that the coordinator logged.", "report.json")
-    if set(leaf["heads"]) != set(logs) - {COORDINATOR}:
-        raise Broken("The logged report does not name every site's log.", "coordinator (report)")
-    return f"report.json is the one in leaf {leaf['seq']} of the coordinator."
-
-
-def check_page(bundle: Bundle, logs: Logs) -> str:
-    """The page is the one that the coordinator logged."""
-    leaf = [item for item in logs[COORDINATOR].statements if item.kind == "report"][-1]
-    digest = sha256_hex(bundle.get("report.html"))
-    if [name for name, _ in leaf.subjects].count("report") < 2:
-        raise Missing(
-            "report.html is not in the log: `cytosae audit replay` draws it again from report.json."
-        )
-    if ("report", digest) not in leaf.subjects:
-        raise Broken("report.html is not the page that the coordinator logged.", "report.html")
-    return "report.html is the page that the coordinator logged with report.json."
+        return _quality(self.values("describe", number, site, "quality"))
 
 
 def check_site(numbers: Numbers, site: str) -> str:
     """What a site is, how well the dictionary fits there, and what left it."""
     before, place = numbers.count, f"sites/{site}"
-    counts = [_known(value) for value in numbers.replies.values("hello", 0, site, "counts") or []]
+    counts = [_known(value) for value in numbers.values("hello", 0, site, "counts") or []]
     for name, value in zip(COUNTS, counts, strict=False):
         numbers.same(f"{place}/{name}", value)
     for name, value in zip(numbers.protocol["statistics"]["classes"], counts[len(COUNTS) :], strict=False):
@@ -97,7 +85,7 @@ def check_site(numbers: Numbers, site: str) -> str:
         sizes = [fields["wire"]["bytes"] for fields in received if fields["kind"] == kind]
         numbers.same(f"egress/sites/{site}/by_kind/{kind}/bytes", sum(sizes))
         numbers.same(f"egress/sites/{site}/by_kind/{kind}/count", len(sizes))
-    accuracy = numbers.replies.values("score", 0, site, "balanced_accuracy")
+    accuracy = numbers.values("score", 0, site, "balanced_accuracy")
     for name, value in zip(PROBES, accuracy or [], strict=False):
         numbers.same(f"loso/views/{name}/{site}", _rounded(_known(value)))
     return f"{numbers.count - before} numbers of {site} come out again."
@@ -113,7 +101,7 @@ def check_overall(numbers: Numbers) -> str:
         numbers.same(f"overall/{name}", _mean([quality.get(name) for quality in final]))
     for index, entry in enumerate(numbers.report["rounds"]):
         values = {
-            site: _quality(numbers.replies.values("round", entry["round"], site, "quality")).get("fvu")
+            site: _quality(numbers.values("round", entry["round"], site, "quality")).get("fvu")
             for site in entry["sites"]
         }
         numbers.same(f"rounds/{index}/fvu", _mean(list(values.values())))
@@ -122,44 +110,47 @@ def check_overall(numbers: Numbers) -> str:
     return f"{numbers.count - before} means over sites and rounds come out again."
 
 
+Tables = Mapping[str, list[list[float]]]  # site -> AUROC [n, t], its error [n, t], firing rate [n], each flat
+
+
 def check_concepts(numbers: Numbers) -> str:
     """Every concept's AUROCs, errors, firing rates, verdict and meta-analysis."""
-    before, n = numbers.count, numbers.protocol["dictionary"]["n"]
-    names = ("auroc", "auroc_se", "firing_rate")
-    tables = {
-        site: [numbers.replies.values("describe", 0, site, name) for name in names]
-        for site in numbers.protocol["sites"]
-    }
-    known = {site: table for site, table in tables.items() if None not in table}
-    concepts, wide = numbers.report["concepts"], len(numbers.targets)
-    if sorted(item["row"] for item in concepts) != (list(range(n)) if known else []):
+    before, n, tables = numbers.count, numbers.protocol["dictionary"]["n"], dict[str, list[list[float]]]()
+    for site in numbers.protocol["sites"]:
+        found = [numbers.values("describe", 0, site, name) for name in ("auroc", "auroc_se", "firing_rate")]
+        if known := [values for values in found if values is not None]:
+            tables[site] = known
+    concepts = numbers.report["concepts"]
+    if sorted(item["row"] for item in concepts) != (list(range(n)) if tables else []):
         raise Broken("The report does not show every concept once.", "report.json concepts")
-    rows = _digests(numbers)
+    digests = _digests(numbers)
     for index, item in enumerate(concepts):
-        row, place = item["row"], f"concepts/{index}"
-        effects = [
-            [value - 0.5 for value in table[0][row * wide : (row + 1) * wide]] for table in known.values()
-        ]
-        errors = [table[1][row * wide : (row + 1) * wide] for table in known.values()]
-        verdict, target, mean, sites = verdict_of(effects, errors)
-        numbers.same(f"{place}/verdict", verdict)
-        numbers.same(f"{place}/target", numbers.targets[target] if target >= 0 else None)
-        numbers.same(f"{place}/mean_auroc", _rounded(mean))
-        numbers.same(f"{place}/sites_assessed", sites)
-        if rows:
-            numbers.same(f"{place}/digest", rows[row])
-        shown = []
-        for site, effect, error, table in zip(known, effects, errors, known.values(), strict=True):
-            numbers.same(f"{place}/firing_rate/{site}", _rounded(_known(table[2][row])))
-            if target < 0 or math.isnan(effect[target]):
-                numbers.same(f"{place}/auroc/{site}", None)
-                continue
-            shown.append((round(effect[target] + 0.5, 4), _rounded(_known(error[target]))))
-            numbers.same(f"{place}/auroc/{site}/value", shown[-1][0])
-            numbers.same(f"{place}/auroc/{site}/se", shown[-1][1])
-        for name, value in meta_of([a for a, _ in shown], [e or 0.0 for _, e in shown]).items():
-            numbers.same(f"{place}/meta/{name}", value, META_TOLERANCE)
+        if digests:
+            numbers.same(f"concepts/{index}/digest", digests[item["row"]])
+        _check_concept(numbers, tables, item["row"], f"concepts/{index}")
     return f"{numbers.count - before} numbers of {len(concepts)} concepts come out again."
+
+
+def _check_concept(numbers: Numbers, tables: Tables, row: int, place: str) -> None:
+    wide = len(numbers.targets)
+    effects = [[value - 0.5 for value in table[0][row * wide :][:wide]] for table in tables.values()]
+    errors = [table[1][row * wide :][:wide] for table in tables.values()]
+    verdict, target, mean, sites = verdict_of(effects, errors)
+    numbers.same(f"{place}/verdict", verdict)
+    numbers.same(f"{place}/target", numbers.targets[target] if target >= 0 else None)
+    numbers.same(f"{place}/mean_auroc", _rounded(mean))
+    numbers.same(f"{place}/sites_assessed", sites)
+    shown = []
+    for site, effect, error in zip(tables, effects, errors, strict=True):
+        numbers.same(f"{place}/firing_rate/{site}", _rounded(_known(tables[site][2][row])))
+        if target < 0 or math.isnan(effect[target]):
+            numbers.same(f"{place}/auroc/{site}", None)
+            continue
+        shown.append((round(effect[target] + 0.5, 4), _rounded(_known(error[target]))))
+        numbers.same(f"{place}/auroc/{site}/value", shown[-1][0])
+        numbers.same(f"{place}/auroc/{site}/se", shown[-1][1])
+    for name, value in meta_of([a for a, _ in shown], [e or 0.0 for _, e in shown]).items():
+        numbers.same(f"{place}/meta/{name}", value, META_TOLERANCE)
 
 
 def verdict_of(effects: list[list[float]], errors: list[list[float]]) -> tuple[str, int, float | None, int]:

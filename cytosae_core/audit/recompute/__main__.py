@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ...canonical import parse_json, sha256_hex
 from ...errors import VerificationError
-from . import verify_bundle
+from ..verify import Verdict
+from . import audit_bundle
 
 MAX_FILES, MAX_FILE_BYTES = 1_000_000, 1 << 31
 
@@ -38,16 +39,20 @@ def read_bundle(folder: Path) -> dict[str, bytes]:
 def run(folder: Path, keys: Path | None, as_json: bool) -> int:
     """Verify, print, and return the exit code."""
     pinned = None if keys is None else parse_json(keys.read_bytes())
-    verdict = verify_bundle(read_bundle(folder), pinned=pinned)
+    return show(audit_bundle(read_bundle(folder), pinned=pinned), str(folder), as_json)
+
+
+def show(verdict: Verdict, name: str, as_json: bool) -> int:
+    """Print a verdict, and return its exit code."""
     program = Path(sys.argv[0])
     own = sha256_hex(program.read_bytes()) if program.suffix == ".pyz" else ""
     if as_json:
-        print(json.dumps({"bundle": str(folder), "verifier_sha256": own, **verdict.to_dict()}))
+        print(json.dumps({"bundle": name, "verifier_sha256": own, **verdict.to_dict()}))
         return verdict.exit_code
     for check in verdict.checks:
         print(f"{check.number:3} {check.state:11} {check.name}: {check.text}")
-    if first := verdict.first_broken:
-        print(f"\nFAILED. First broken link: {first.link}. {first.text}")
+    if first := verdict.to_dict()["first_broken"]:
+        print(f"\nFAILED. First broken link: {first}")
     else:
         print(
             "\nVERIFIED." if verdict.exit_code == 0 else "\nNothing failed, but not everything was checked."

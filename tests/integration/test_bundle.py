@@ -1,0 +1,234 @@
+"""A whole study in memory, its bundle on disk, and what an auditor does with it: verify, replay, explain."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from cytosae_core.audit.recompute import audit_bundle
+from cytosae_core.audit.recompute.__main__ import main, read_bundle
+from cytosae_core.audit.statement import read_leaf
+from cytosae_core.canonical import sha256_hex
+from cytosae_core.errors import StudyError, VerificationError
+from cytosae_core.report.build import build_report
+from cytosae_local import cli
+from cytosae_local.audit_explain import explain
+from cytosae_local.verifier_pyz import build_pyz
+from cytosae_server.bundle import bundle_files, write_bundle
+from cytosae_server.loop import CANARY_TOLERANCE, StudyRun
+from cytosae_server.replay import replay_bundle
+from cytosae_server.study import write_report, write_study_folder
+from cytosae_server.transport import LocalGrid
+from tests.bundles import Files, relisted
+from tests.federation import Federation
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def count_what_arrived(run: StudyRun) -> None:
+    """Bytes and messages of the report are those of the coordinator's log."""
+    run.result.received, rounds = {}, {record.round: 0 for record in run.result.rounds}
+    keys = {run.record.keys["signing"][:16]: run.record.keys["signing"]}
+    for leaf in run.record.log.leaves(0, run.record.log.size):
+        found = read_leaf(leaf, keys)
+        if found.kind == "ingress":
+            fields = found.predicate
+            entry = run.result.received.setdefault(fields["site"], {}).setdefault(fields["kind"], [0, 0])
+            entry[0], entry[1] = entry[0] + 1, entry[1] + fields["wire"]["bytes"]
+            if fields["kind"] == "round":
+                rounds[fields["round"]] += fields["wire"]["bytes"]
+    for record in run.result.rounds:
+        record.bytes = rounds[record.round]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a finished study."""
+    home = tmp_path_factory.mktemp("study")
+    federation = Federation(home)
+    with closing(LocalGrid(federation.handlers())) as grid:
+        run = federation.study_run(grid, home / "run")
+        result = run.run()
+        count_what_arrived(run)
+        report = dict(build_report(federation.study, result, None, canary_tolerance=CANARY_TOLERANCE))
+        run.close(*write_report(home, report))
+        run.record.close()
+    keys = federation.coordinator.site_keys
+    write_study_folder(home, federation.study, {}, keys, federation.key.public_hex)
+    yield home
+
+
+@pytest.fixture(scope="module")
+def bundle(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("auditor") / "bundle"
+    assert cli.main(["study", "bundle", str(study), "--to", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def files(bundle: Path) -> Files:
+    return read_bundle(bundle)
+
+
+def pinned(files: Files) -> dict[str, dict[str, str]]:
+    return dict(json.loads(files["keys.json"]))
+
+
+def test_a_real_study_verifies(files: Files) -> None:
+    verdict = audit_bundle(files, pinned=pinned(files))
+    left = {check.name: check.text for check in verdict.checks if check.state != "PASS"}
+    assert verdict.exit_code == 0, left
+    assert sum(path.startswith("payloads/") for path in files) == 33
+    assert sum(path.startswith("dictionaries/") for path in files) == 2
+
+
+def test_the_bundle_is_the_same_bytes_again(study: Path, files: Files, tmp_path: Path) -> None:
+    assert cli.main(["study", "bundle", str(study), "--to", str(tmp_path / "again")]) == 0
+    assert read_bundle(tmp_path / "again") == files
+
+
+def test_replay_redoes_rounds_report_and_page(files: Files) -> None:
+    verdict = replay_bundle(files)
+    assert verdict.exit_code == 0, verdict.to_dict()["first_broken"]
+    assert [check.name for check in verdict.checks] == ["bundle", "rounds", "report", "page"]
+
+
+def test_replay_finds_what_signatures_cannot(files: Files) -> None:
+    page = files["report.html"].replace(b"</h1>", b" (validated)</h1>", 1)
+    assert page != files["report.html"]
+    assert (
+        replay_bundle(relisted({**files, "report.html": page}))
+        .to_dict()["first_broken"]
+        .startswith("report.html")
+    )
+    report = json.loads(files["report.json"])
+    report["agreement"]["firing_rate"][0]["rho"] = 0.99
+    changed = replay_bundle(relisted({**files, "report.json": json.dumps(report, indent=1).encode()}))
+    assert "agreement/firing_rate/0/rho" in changed.to_dict()["first_broken"]
+    without = {
+        path: d for path, d in files.items() if not (path.startswith("payloads/") and b'"kind":"round"' in d)
+    }
+    states = {check.name: check.state for check in replay_bundle(relisted(without)).checks}
+    assert states["rounds"] == "NOT CHECKED" and states["report"] == "FAIL"
+
+
+def test_replay_finds_another_average(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the coordinator had averaged with another rule than the one it logs."""
+    from cytosae_server import replay
+
+    class Sizes(replay.RowAverage):
+        def __init__(self, dictionary: object, rule: str, rate: float) -> None:
+            super().__init__(dictionary, "size-weighted", rate)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(replay, "RowAverage", Sizes)
+    assert "coordinator leaf" in replay_bundle(files).to_dict()["first_broken"]
+
+
+def test_a_bundle_without_updates(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    assert cli.main(["study", "bundle", str(study), "--to", str(out), "--no-updates"]) == 0
+    assert audit_bundle(read_bundle(out)).exit_code == 2
+    with pytest.raises(StudyError, match="empty"):
+        write_bundle(out, {})
+
+
+def test_an_unfinished_study_has_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["study", "bundle", str(tmp_path)]) == 1
+    assert "finished study" in capsys.readouterr().err
+
+
+# The auditor's commands
+
+
+def test_exit_codes_and_words(
+    bundle: Path, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_bytes(files["keys.json"])
+    assert cli.main(["audit", "verify", str(bundle), "--keys", str(keys), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["checks"][0]["state"] == "PASS"
+    assert cli.main(["audit", "verify", str(bundle)]) == 2
+    assert "not everything was checked" in capsys.readouterr().out
+    other = pinned(files)
+    other["site-1"]["signing"] = other["site-0"]["signing"]
+    keys.write_text(json.dumps(other))
+    assert cli.main(["audit", "verify", str(bundle), "--keys", str(keys)]) == 1
+    assert "FAILED. First broken link: keys.json site-1" in capsys.readouterr().out
+    assert cli.main(["audit", "replay", str(bundle)]) == 0
+    assert "VERIFIED" in capsys.readouterr().out
+
+
+def test_folders_with_odd_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(VerificationError, match="regular"):
+        read_bundle(tmp_path)
+    with pytest.raises(VerificationError, match="bundle folder"):
+        read_bundle(tmp_path / "nothing")
+    assert main([str(tmp_path)]) == 1
+
+
+def test_explain_says_what_an_entry_binds(bundle: Path) -> None:
+    text = "\n".join(explain(f"{bundle}/site-1/3"))
+    assert "site-1" in text and "How it is bound" in text and "leaf 3 of" in text
+    kinds = set()
+    for party, count in (("coordinator", 47), ("site-0", 20)):
+        for index in range(count):
+            lines = explain(f"{bundle}/{party}/{index}")
+            assert len(lines) > 5 and not re.search(r"\{\w*\}", lines[0])
+            kinds.add(json.loads(lines[lines.index("All of it:") + 1])["seq"])
+    assert kinds == set(range(47))
+    for wrong in ("site-1/999", "site-1/x", "site-9/0"):
+        with pytest.raises(VerificationError):
+            explain(f"{bundle}/{wrong}")
+
+
+def test_explain_of_a_lone_entry(files: Files, tmp_path: Path) -> None:
+    data = next(data for path, data in files.items() if path.startswith("logs/site-0/tile/entries"))
+    first = data[2 : 2 + int.from_bytes(data[:2], "big")]
+    (tmp_path / "leaf.json").write_bytes(first)
+    assert "enrolment on its own" in explain(str(tmp_path / "leaf.json"))[0]
+
+
+def test_the_standalone_verifier(bundle: Path, tmp_path: Path) -> None:
+    """One file, no project beside it: stdlib and `cryptography` only, and the same bytes every time."""
+    assert build_pyz() == build_pyz()
+    program = tmp_path / "verifier.pyz"
+    assert cli.main(["audit", "pyz", str(program)]) == 0
+    command = [sys.executable, "-I", str(program), str(bundle), "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert done.returncode == found["exit"] == 2  # no keys were pinned
+    assert found["verifier_sha256"] == sha256_hex(program.read_bytes())
+    assert [c["name"] for c in found["checks"] if c["state"] != "PASS"] == ["keys"]
+    with zipfile.ZipFile(program) as archive:
+        names = archive.namelist()
+        assert names == sorted(names) and {entry.date_time[0] for entry in archive.infolist()} == {1980}
+    assert not [n for n in names if "report" in n.split("/")[1:2] or "egress" in n]
+
+
+def test_the_verifier_needs_no_numpy() -> None:
+    code = "import sys, cytosae_core.audit.recompute.__main__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"numpy", "scipy", "torch", "yaml", "flwr", "safetensors"} & set(done.stdout.split())
+
+
+def test_what_the_coordinator_is_given_is_a_file_mapping(study: Path) -> None:
+    """`bundle_files` is deterministic and needs no clock: nothing is signed when a bundle is made."""
+    federation_keys = json.loads((study / "site-keys.json").read_bytes())
+    from cytosae_core.keys import SigningKey
+    from cytosae_server.study import read_protocol
+
+    key = SigningKey.load_or_create(study / "study.key")
+    made = bundle_files(read_protocol(study / "study.yaml"), key, federation_keys, study)
+    assert sha256_hex(made["bundle.json"]) == sha256_hex(
+        bundle_files(read_protocol(study / "study.yaml"), key, federation_keys, study)["bundle.json"]
+    )
