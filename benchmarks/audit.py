@@ -1,6 +1,6 @@
 """How long an auditor waits: verify a bundle with a coordinator's log of about 1,000 entries.
 
-    python -m benchmarks.audit --json
+python -m benchmarks.audit --json
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        files = Study(Path(home), SITES, n=64, extra=lambda study: _fill(study, options.leaves)).build()
+        filled = Study(Path(home), SITES, n=64, most=10**6, extra=lambda study: _fill(study, options.leaves))
+        files = filled.build()
     verdict = audit_bundle(files, pinned=json.loads(files["keys.json"]))
     if verdict.exit_code:
         raise SystemExit(f"Expected a bundle that verifies, got {verdict.to_dict()['first_broken']}.")
@@ -42,7 +43,6 @@ def main() -> int:
 def _fill(study: Study, leaves: int) -> None:
     """Repeat one step until the coordinator's log is long enough: a release, and a receipt per site."""
     number = 1
-    study.policy["limits"] = {**study.policy["limits"]}
     while study.parties[COORDINATOR].log.size < leaves - len(SITES) - 2:
         quality = np.full(6, number, np.float32)
         study.step("survey", number, {site: {"quality": quality} for site in SITES})

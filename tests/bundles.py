@@ -78,6 +78,7 @@ class Study:
         edit: sees (party, kind, fields) of every entry before it is signed; returns what to log, None for nothing.
         extra: called before the report with the study, to log more.
         report_edit: changes the report before the coordinator logs it.
+        hello: with counts. page: report.html. most: messages that the policy allows.
     """
 
     home: Path
@@ -89,6 +90,7 @@ class Study:
     report_edit: Callable[[Fields], None] = lambda report: None
     hello: bool = True
     page: bytes = b"<html></html>"
+    most: int = 99
     parties: dict[str, Party] = field(default_factory=dict)
     payloads: Files = field(default_factory=dict)
     received: dict[str, dict[str, list[int]]] = field(default_factory=dict)
@@ -108,7 +110,7 @@ class Study:
         self.rng = np.random.default_rng(0)
         self.policy = {
             "disclosure": {"min_units": 11},
-            "limits": {"bytes_per_message": 9999, "bytes_total": 10**6, "messages_total": 99, "rounds": 9},
+            "limits": {"bytes_per_message": 9999, "bytes_total": 10**7, "messages_total": self.most, "rounds": 9},
             "name": "tiny", "profile": "masked",
             "release": {
                 "metrics": ["counts", "quality", "auroc", "auroc_se", "firing_rate", "balanced_accuracy"],

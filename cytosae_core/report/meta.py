@@ -6,7 +6,7 @@
     prediction interval mu +- t(S - 2) sqrt(tau^2 + Var(mu)) (Higgins et al. 2009)
     I^2 = tau^2 / (tau^2 + v~), H^2 = (tau^2 + v~) / v~, v~ = (S - 1) sum w / ((sum w)^2 - sum w^2), w = 1 / v
 
-The verifier computes the same without numpy (audit/verify/meta.py); both must agree to 1e-6.
+The verifier computes the same without numpy (audit/recompute/meta.py); both must agree to 1e-6.
 """
 
 from __future__ import annotations

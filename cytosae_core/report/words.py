@@ -177,6 +177,6 @@ def how_to_check(report: Json) -> list[str]:
         f"The protocol's SHA-256 is {report['study']['protocol_sha256']}; it is in every signed message.",
         "`cytosae study bundle` puts everything that this report rests on into one folder: logs, signed replies, "
         "policies, keys.",
-        "`cytosae audit verify BUNDLE --keys KEYS.json` checks every signature, log and receipt offline and recomputes "
-        "the numbers; `cytosae audit replay BUNDLE` redoes the rounds and draws this page again.",
+        "`cytosae audit verify BUNDLE --keys KEYS.json` checks every signature, log and receipt offline and computes "
+        "the numbers again; `cytosae audit replay BUNDLE` redoes the rounds and draws this page again.",
     ]

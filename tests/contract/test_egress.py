@@ -1,4 +1,4 @@
-"""The guarantees of `egress.seal`, one test per line of its docstring."""
+"""The guarantees of the door (`egress.inspect`, `egress.Door`), one test or more per line of its docstring."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 
 from cytosae_core import egress
 from cytosae_core.config import StudyConfig
-from cytosae_core.egress import Release
+from cytosae_core.egress import Blocked, Door, Question, Release
 from cytosae_core.envelope import REPLY, pack
 from cytosae_core.errors import CytosaeError, EgressError, MessageError, VerificationError
 from cytosae_core.keys import SigningKey
 from cytosae_core.policy import POLICIES, SitePolicy
+from cytosae_core.sealed import LOG_LABEL, REPLY_LABEL, ReplyKey, split_wire
 from cytosae_core.tensors import pack_tensors
 
 KEY = SigningKey.generate()
@@ -96,12 +97,129 @@ def test_4_counts_are_rounded_and_metrics_keep_four_digits() -> None:
     assert np.array_equal(reply.tensors["quality"], expected)
 
 
-def test_5_a_message_over_the_budget_is_refused() -> None:
-    with pytest.raises(EgressError):
+def test_2_a_message_over_the_limit_is_refused() -> None:
+    with pytest.raises(Blocked) as found:
         seal({"delta": Release(delta(), 50)}, SitePolicy("tight", "masked", max_message_bytes=100))
+    assert (found.value.step, found.value.code, found.value.reason) == (2, "budget", "MSG_LIMIT")
 
 
-def test_6_the_reply_is_signed_and_names_its_request() -> None:
+def test_1_a_name_that_the_policy_leaves_out_is_refused() -> None:
+    policy = SitePolicy("narrow", "masked", tensors=("delta",))
+    with pytest.raises(Blocked) as found:
+        seal({"fired": Release(np.full(4, 30, np.float32), 50)}, policy)
+    assert found.value.step == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "step", "reason"),
+    [
+        ("W_enc", delta(), 1, "ALLOWLIST"),
+        ("delta", delta(5), 2, "SHAPE"),
+        ("delta", delta().astype(np.float32), 2, "DTYPE"),
+        ("delta", np.full((4, 3), np.nan, np.float16), 3, "FINITE"),
+    ],
+)
+def test_a_stop_names_its_step(name: str, values: np.ndarray, step: int, reason: str) -> None:
+    with pytest.raises(Blocked) as found:
+        seal({name: Release(values, 50)})
+    assert (found.value.step, found.value.reason) == (step, reason)
+
+
+def test_5_leakage_checks_see_the_protected_tensors_and_can_stop_them() -> None:
+    seen: list[np.ndarray] = []
+
+    def attack(outgoing: Any) -> list[dict[str, str]]:
+        seen.append(outgoing["delta"])
+        raise EgressError("Expected nothing readable.", reason="SELF_ATTACK")
+
+    releases = {"delta": Release(delta(), np.array([10, 11, 50, 0])[:, None])}
+    with pytest.raises(Blocked) as found:
+        egress.inspect(CONTEXT, releases, {}, MASKED, DIMS, attack)
+    assert found.value.step == 5 and (seen[0] != 0).any(axis=1).tolist() == [False, True, True, False]
+
+
+class Recorder:
+    """A ledger and a log that remember in which order they were called."""
+
+    def __init__(self, refuse: bool = False) -> None:
+        self.calls: list[str] = []
+        self.refuse = refuse
+
+    def spend(self, outgoing: egress.Outgoing, question: egress.Question) -> dict[str, int]:
+        self.calls.append("spend")
+        if self.refuse:
+            raise EgressError("Expected budget.", code="budget", reason="BUDGET")
+        return {"rounds": 1, "messages": 1, "bytes": 1}
+
+    def egress(self, outgoing: Any, job: str, payload: bytes, box: bytes, spent: Any) -> None:
+        self.calls.append("log")
+        self.payload, self.box = payload, box
+
+    def section(self) -> bytes:
+        self.calls.append("section")
+        return b"{}"
+
+
+def door(recorder: Recorder) -> tuple[Door, Question, ReplyKey]:
+    key = ReplyKey()
+    question = Question({**CONTEXT, "request_sha256": "0" * 64}, key.public_hex, "job", "body")
+    return Door(MASKED, DIMS, KEY, recorder, recorder), question, key
+
+
+def test_6_to_9_spent_then_logged_then_sent_and_only_the_asker_can_read() -> None:
+    recorder = Recorder()
+    gate, question, key = door(recorder)
+    wire = gate.answer(question, {"delta": Release(delta(), 50)}, {})
+    assert recorder.calls == ["spend", "log", "section"]
+    box, log = split_wire(wire)
+    assert box == recorder.box and key.open_box(log, LOG_LABEL, "0" * 64) == b"{}"
+    payload = key.open_box(box, REPLY_LABEL, "0" * 64)
+    assert payload == recorder.payload
+    assert reopen_as(payload, question).tensors["delta"].shape == (4, 3)
+    with pytest.raises(VerificationError):
+        ReplyKey().open_box(box, REPLY_LABEL, "0" * 64)
+
+
+def reopen_as(payload: bytes, question: Question) -> egress.Reply:
+    return egress.open(payload, KEY.public_hex, question.context, DIMS)
+
+
+def test_6_a_refused_budget_stops_before_anything_is_signed_or_logged() -> None:
+    recorder = Recorder(refuse=True)
+    gate, question, _ = door(recorder)
+    with pytest.raises(Blocked) as found:
+        gate.answer(question, {"delta": Release(delta(), 50)}, {})
+    assert (found.value.step, found.value.code, recorder.calls) == (6, "budget", ["spend"])
+
+
+def test_a_refusal_is_logged_and_sealed_too() -> None:
+    recorder = Recorder()
+    gate, question, key = door(recorder)
+    payload = key.open_box(split_wire(gate.refuse(question, "replay"))[0], REPLY_LABEL, "0" * 64)
+    reply = reopen_as(payload, question)
+    assert (reply.status, reply.code, reply.tensors, recorder.calls) == (
+        "refused",
+        "replay",
+        {},
+        ["log", "section"],
+    )
+
+
+def test_one_rare_class_takes_a_second_one_with_it() -> None:
+    counts = np.array([200, 100, 60, 40, 90, 80, 30], np.float32)
+    units = np.array([100, 100, 60, 40, 50, 40, 5])
+    dims = {**DIMS, "h": 7}
+    sent = egress.inspect({**CONTEXT, "kind": "hello"}, {"counts": Release(counts, units)}, {}, MASKED, dims)
+    assert np.isnan(sent.tensors["counts"]).tolist() == [False] * 4 + [False, True, True]
+
+
+def test_auroc_has_three_decimals() -> None:
+    table = Release(np.full((4, 2), 0.123456, np.float32), 50)
+    sent = egress.inspect({**CONTEXT, "kind": "describe"}, {"auroc": table}, {}, MASKED, DIMS)
+    assert np.array_equal(sent.tensors["auroc"], np.full((4, 2), 0.123, np.float32))
+
+
+def test_7_the_reply_is_signed_and_names_its_request() -> None:
     data = seal({"delta": Release(delta(), 50)})
     with pytest.raises(VerificationError):
         egress.open(data, SigningKey.generate().public_hex, CONTEXT, DIMS)
@@ -111,7 +229,8 @@ def test_6_the_reply_is_signed_and_names_its_request() -> None:
 
 def test_facts_are_a_closed_set_and_only_in_hello() -> None:
     assert reopen(seal({}, kind="hello", facts={"software": "1"}), "hello").facts == {"software": "1"}
-    for kind, facts in (("round", {"software": "1"}), ("hello", {"path": "/x"})):
+    bad = ({"path": "/x"}, {"software": "built by Dr X"}, {"unit": "patient-7"}, {"encoder_digest": "e"})
+    for kind, facts in (("round", {"software": "1"}), *(("hello", item) for item in bad)):
         with pytest.raises(EgressError):
             seal({}, kind=kind, facts=facts)
 

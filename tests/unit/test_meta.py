@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from cytosae_core.audit.verify.meta import meta_of, t_quantile
-from cytosae_core.audit.verify.meta import reml as plain_reml
+from cytosae_core.audit.recompute.meta import meta_of, t_quantile
+from cytosae_core.audit.recompute.meta import reml as plain_reml
 from cytosae_core.report.meta import meta_auroc, random_effects, reml
 
 # BCG vaccine trials (Colditz et al. 1994; metafor's dat.bcg): tpos, tneg, cpos, cneg.
