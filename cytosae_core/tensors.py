@@ -34,7 +34,7 @@ DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
-NAME = re.compile(rf"(?!\.)[A-Za-z0-9_.:-]{{1,{MAX_TENSOR_NAME_CHARS}}}")
+NAME = re.compile(rf"(?![./])(?!.*\.\.)[A-Za-z0-9_.:/-]{{1,{MAX_TENSOR_NAME_CHARS}}}")
 # Beginnings of zip (torch, npz), pickle, npy and gzip files: named, so that nobody looks for a damaged tensor file.
 OTHERS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x93NUMPY", b"\x1f\x8b")
 
