@@ -28,7 +28,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        filled = Study(Path(home), SITES, n=64, most=10**6, extra=lambda study: _fill(study, options.leaves))
+        filled = Study(
+            Path(home), SITES, n=1024, most=10**6, extra=lambda study: _fill(study, options.leaves)
+        )
         files = filled.build()
     verdict = audit_bundle(files, pinned=json.loads(files["keys.json"]))
     if verdict.exit_code:

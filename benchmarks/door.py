@@ -98,14 +98,14 @@ def measure(rounds: int) -> dict[str, Any]:
         ask(Ask("round", 1, tensors, {}))  # warm
         clock = Clock()
         clock.start()
-        request, sent = federation.desk.request("site-0", Ask("round", 1, tensors, {}))
+        request, _ = federation.desk.request("site-0", Ask("round", 1, tensors, {}))
         started = time.perf_counter()
         for _ in range(rounds):
             reply = federation.sessions["site-0"].handle(request)
             if not reply or federation.logs[-1].code != "answered":
                 raise SystemExit(f"the site did not answer: {federation.logs[-1]}")
             total = time.perf_counter() - started
-            request, sent = federation.desk.request("site-0", Ask("round", 1, tensors, {}))
+            request, _ = federation.desk.request("site-0", Ask("round", 1, tensors, {}))
             started = time.perf_counter() - total
     added = sum(clock.spent.values())
     checks = clock.spent["gate"] + clock.spent["self-attack"]  # statistics of data: docs/measurements.md

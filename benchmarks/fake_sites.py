@@ -49,7 +49,7 @@ class NoBudget:
 
 
 class FakeSite:
-    """Answers with random numbers of the right shape, through a real door and a real log. `busy_s`: time in the site."""
+    """Answers with random numbers, through a real door and a real log. `busy_s`: seconds in the site."""
 
     def __init__(self, name: str, study: StudyConfig, coordinator: str, folder: Path) -> None:
         self.name, self.study, self.coordinator = name, study, coordinator

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 RUNS = {
+    "audit, 1,000 entries": ("benchmarks.audit",),
     "door and logs": ("benchmarks.door",),
     "coordinator, 5 sites": ("benchmarks.coordinator", "--sites", "5"),
     "coordinator, 100 sites": ("benchmarks.coordinator", "--sites", "100"),

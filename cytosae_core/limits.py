@@ -1,4 +1,4 @@
-"""Limits on what is read at a site. Each is far above real use and far below what hurts; docs/bad-inputs.md has the table."""
+"""Limits on what is read at a site: far above real use, far below what hurts. docs/bad-inputs.md has the table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ MAX_JPEG_SCANS = 100  # libjpeg passes over the whole image for each; cameras wr
 MAX_TIFF_PAGES = 1
 MAX_TIFF_TAGS = 4096
 MAX_TIFF_STRIPS = 65_535
-MAX_DICOM_RECURSION = 400  # Python frames while a DICOM file is parsed: some 80 nested sequences, none of them kept
+MAX_DICOM_RECURSION = (
+    400  # Python frames while a DICOM file is parsed: some 80 nested sequences, none of them kept
+)
 
 # The decoder's process
 DEADLINE_SECONDS = 30.0  # per image, by the clock, kept by the parent

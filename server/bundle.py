@@ -16,13 +16,11 @@ from cytosae_core.audit.note import origin_of, parse_checkpoint, split_note, unb
 from cytosae_core.audit.statement import COORDINATOR, Chain, Statement
 from cytosae_core.audit.verify.logs import cosigners_needed
 from cytosae_core.canonical import canonical_json, parse_json, sha256_hex
-from cytosae_core.config import StudyConfig
+from cytosae_core.config import StudyConfig, study_from_dict
 from cytosae_core.errors import StudyError
 from cytosae_core.keys import SigningKey
 from cytosae_core.lineage import MODEL_TENSORS, dictionary_digest
 from cytosae_core.tensors import load_tensors, pack_tensors, write_atomic
-
-from .study import read_protocol, read_site_keys
 
 URN = "urn:cytosae:bundle:v1"
 Files = dict[str, bytes]
@@ -34,13 +32,7 @@ def bundle_command(options: argparse.Namespace) -> int:
     if not (folder / "study.key").exists() or not (folder / "report.json").exists():
         raise StudyError(f"Expected a finished study in {folder}.", hint="Run it to its report first.")
     out = options.to or folder / "bundle"
-    files = bundle_files(
-        read_protocol(folder / "study.yaml"),
-        SigningKey.load_or_create(folder / "study.key"),
-        read_site_keys(folder / "site-keys.json"),
-        folder,
-        updates=not options.no_updates,
-    )
+    files = bundle_files(folder, updates=not options.no_updates)
     write_bundle(out, files)
     size = sum(map(len, files.values()))
     print(f"{out}: {len(files)} files, {size:,} bytes. Check it: cytosae audit verify {out} --keys KEYS.json")
@@ -63,19 +55,17 @@ def write_bundle(out: Path, files: Mapping[str, bytes]) -> None:
         write_atomic(target, data)
 
 
-def bundle_files(
-    study: StudyConfig, key: SigningKey, site_keys: Mapping[str, str], folder: Path, *, updates: bool = True
-) -> Files:
+def bundle_files(folder: Path, *, updates: bool = True) -> Files:
     """Every file of the bundle of the finished study in `folder`.
 
     Args:
-        key: the study key. site_keys: pinned signing keys of the sites.
-        folder: holds run/, report.json and report.html, and start.safetensors of a frozen dictionary.
+        folder: holds study.key, run/, report.json, report.html, and start.safetensors of a frozen dictionary.
         updates: also the sites' replies of the rounds; without them nobody can redo the averaging.
     """
+    study = study_from_dict(parse_json((folder / "run" / "study.json").read_bytes()))
     run, files = folder / "run", Files()
     statements: dict[str, list[Statement]] = {}
-    for party, opened, note in _logs(study, key, site_keys, run):
+    for party, opened, note in _logs(study, folder):
         tiles = tile_files(opened, note)
         files |= {f"logs/{party}/{name}": data for name, data in tiles.items()}
         statements[party] = _read(opened, note, party, study.digest)
@@ -92,10 +82,9 @@ def bundle_files(
     return {**files, "bundle.json": canonical_json({**manifest, "files": listed})}
 
 
-def _logs(
-    study: StudyConfig, key: SigningKey, site_keys: Mapping[str, str], run: Path
-) -> Iterator[tuple[str, Log | Mirror, bytes]]:
+def _logs(study: StudyConfig, folder: Path) -> Iterator[tuple[str, Log | Mirror, bytes]]:
     """Every party's log with the checkpoint that goes into the bundle."""
+    run, key = folder / "run", SigningKey.load_or_create(folder / "study.key")
     log_key = SigningKey.load_or_create(run / "keys" / "log.key")
     origin = origin_of(study.digest, COORDINATOR)
     with closing(
@@ -104,13 +93,14 @@ def _logs(
             signing=key, log_key=log_key,
         )
     ) as log:  # fmt: skip
+        pinned = _statement(log.leaf(0))["predicate"]["sites"]
         yield COORDINATOR, log, _coordinator_head(log, len(study.sites))
     for site in study.sites:
         path = run / "keys" / f"{site}.json"
         if not path.exists():
             continue  # it never answered: the coordinator's log says so
         vkey, origin = parse_json(path.read_bytes())["log"], origin_of(study.digest, site)
-        mirror = Mirror(run / "mirrors" / site, origin=origin, vkey=vkey, party=site, signing=site_keys[site])
+        mirror = Mirror(run / "mirrors" / site, origin=origin, vkey=vkey, party=site, signing=pinned[site])
         with closing(mirror):
             yield site, mirror, mirror.cosigned_checkpoint() or mirror.checkpoint()
 

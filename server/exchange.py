@@ -133,33 +133,20 @@ class Exchange:
         accept: Callable[[Reply], None],
         keep: Callable[[str, bytes], None],
     ) -> str:
-        """Open and accept a reply; the code of what went wrong, or nothing."""
+        """Open and accept a reply; the code of what went wrong, or nothing. What was not used has a `fault` entry."""
         code = answer.fault
         if answer.data is not None:
             try:
                 reply, payload = self._desk.open_reply(answer.data, sent)
+                if reply.status == "refused":
+                    return reply.code
+                accept(reply)
+                keep(reply.site, payload)
+                return ""
             except CytosaeError as error:
                 code = error.code
-            else:
-                return (
-                    reply.code if reply.status == "refused" else self._accepted(reply, payload, accept, keep)
-                )
         self._desk.unanswered(sent, code)
         return code
-
-    def _accepted(
-        self,
-        reply: Reply,
-        payload: bytes,
-        accept: Callable[[Reply], None],
-        keep: Callable[[str, bytes], None],
-    ) -> str:
-        try:
-            accept(reply)
-        except CytosaeError as error:
-            return error.code
-        keep(reply.site, payload)
-        return ""
 
     def _fault(self, outcome: Outcome, site: str, code: str) -> None:
         outcome.faults[site] = code

@@ -34,6 +34,7 @@ from .exchange import Exchange
 from .probes import ScoreRequests
 from .record import Record
 from .runfolder import ReplyTables, RunFolder
+from .tally import tally
 from .transport import Transport
 
 Array = NDArray[Any]
@@ -91,6 +92,7 @@ class StudyRun:
         if not train_only:
             self._describe(model, self.scale)
             self._score(model, self.scale)
+        tally(self.result, self.record.receipts, self._folder.folder / "payloads")
         return self.result
 
     def close(self, report_sha256: str, page_sha256: str = "") -> None:
@@ -160,8 +162,6 @@ class StudyRun:
             self.result.rounds.append(
                 RoundRecord(record["round"], quality, record["bytes"], record["faults"])
             )
-            for site, size in record["received"].items():
-                self._count(site, "round", int(size), {})
             self.result.faults += [
                 (site, f"round {record['round']}", code) for site, code in record["faults"].items()
             ]
@@ -181,7 +181,6 @@ class StudyRun:
             average.fold(reply.tensors["delta"], reply.tensors["fired"], tokens)
             quality[reply.site] = reply.tensors["quality"]
             received[reply.site], digests[reply.site] = reply.size, reply.sha256
-            self._count(reply.site, "round", reply.size, reply.suppressed)
 
         tensors = {"dictionary": dictionary}
         self._watch("step", {"step": "round", "round": number, "of": training.rounds})
@@ -222,6 +221,7 @@ class StudyRun:
             )
 
     def _frozen(self) -> tuple[TokenScale, dict[str, Array]]:
+        self._folder.save_start(self._start)
         model = dict(self._start)
         scale = TokenScale(
             model.pop("mean", np.zeros(self.study.encoder.d, np.float32)),
@@ -277,16 +277,11 @@ class StudyRun:
         """One non-round step: kept replies first, then ask the sites that are missing."""
         step = step or kind
         self._watch("step", {"step": step, "round": 0, "of": 0})
-
-        def keep(reply: Reply) -> None:
-            accept(reply)
-            self._count(reply.site, kind, reply.size, reply.suppressed)
-
-        have = self._kept(step, kind, number, keep)
+        have = self._kept(step, kind, number, accept)
         outcome = self._exchange.run(
             [site for site in self._members if site not in have],
             lambda site: Ask(kind, number, *content(site)),
-            keep,
+            accept,
             quorum=max(0, self.study.rounds.quorum - len(have)),
             keep=lambda site, data: self._folder.keep_reply(step, site, data),
         )
@@ -315,13 +310,6 @@ class StudyRun:
         self._members = [member for member in self._members if member != site]
         self.result.faults.append((site, step, code))
         self._watch("dropped", {"site": site, "step": step, "code": code})
-
-    def _count(self, site: str, kind: str, size: int, suppressed: Mapping[str, int]) -> None:
-        entry = self.result.received.setdefault(site, {}).setdefault(kind, [0, 0])
-        entry[0], entry[1] = entry[0] + 1, entry[1] + size
-        totals = self.result.suppressed.setdefault(site, {})
-        for name, count in suppressed.items():
-            totals[name] = totals.get(name, 0) + count
 
 
 def _with(tensors: Mapping[str, Array], scale: TokenScale) -> dict[str, Array]:

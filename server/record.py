@@ -67,6 +67,7 @@ class Record:
         self._releases: dict[tuple[Any, ...], int] = {}
         self._aggregated: set[int] = set()
         self._report = ""
+        self.receipts: list[Json] = []
         self._reread()
 
     def _reread(self) -> None:
@@ -84,6 +85,8 @@ class Record:
                 self._releases[_release_key(found.predicate)] = int(found.predicate["seq"])
             if found.kind == "aggregate":
                 self._aggregated.add(int(found.predicate["round"]))
+            if found.kind == "ingress":
+                self.receipts.append(found.predicate)
             self._report = found.predicate["report_sha256"] if found.kind == "report" else self._report
         for site in self._study.sites:
             keys = self._folder / "keys" / f"{site}.json"
@@ -186,6 +189,7 @@ class Record:
         }
         subjects = [("wire", sha256_hex(box)), ("payload", sha256_hex(payload))]
         self.log.append("ingress", fields, subjects)  # signed for with the next request
+        self.receipts.append(fields)
 
     def _mirror(self, site: str, leaves: Sequence[bytes]) -> Mirror:
         """The copy of a site's log; its log keys come with its first leaf, signed by the pinned site key."""

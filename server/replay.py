@@ -103,6 +103,8 @@ class Study:
         path = f"dictionaries/{released[0]['dictionary_sha256']}.safetensors" if released else ""
         if not path:
             return np.zeros((0, 0), np.float32)
+        if path not in self.bundle.files:
+            raise Missing("The dictionary of this study is not in the bundle.")
         tensors = unpack_tensors(self.bundle.get(path))
         return next(tensors[name] for name in MODEL_TENSORS if name in tensors)
 

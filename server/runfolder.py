@@ -55,6 +55,11 @@ class RunFolder:
             else {}
         )
 
+    def save_start(self, tensors: Mapping[str, Array]) -> None:
+        """The frozen dictionary of a validation, for the auditor's bundle."""
+        if not (self.folder / "start.json").exists():
+            save_checkpoint(self.folder / "start", tensors, {"kind": "start"})
+
     def save_round(self, number: int, dictionary: Array, record: dict[str, Any]) -> None:
         """The dictionary after round `number`, then its record: a round counts when its record exists."""
         facts = {"round": number, "model": "pursuit"}

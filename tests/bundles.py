@@ -110,7 +110,7 @@ class Study:
         self.rng = np.random.default_rng(0)
         self.policy = {
             "disclosure": {"min_units": 11},
-            "limits": {"bytes_per_message": 9999, "bytes_total": 10**7, "messages_total": self.most, "rounds": 9},
+            "limits": {"bytes_per_message": 99_999, "bytes_total": 10**7, "messages_total": self.most, "rounds": 9},
             "name": "tiny", "profile": "masked",
             "release": {
                 "metrics": ["counts", "quality", "auroc", "auroc_se", "firing_rate", "balanced_accuracy"],
@@ -277,6 +277,7 @@ class Study:
                 "dead_fraction": float(np.mean([q["dead_fraction"] for q in quality.values()])),
             },
             "rounds": rounds,
+            "study": {"protocol_sha256": self.digest},
             "sites": {site: self._site(site, quality[site]) for site in self.sites},
         }  # fmt: skip
 

@@ -94,9 +94,7 @@ def _from_table(folder: Path, table: Path) -> tuple[str, list[CellImage]]:
         label, relative = row["label"].strip(), row["image"].strip()
         path = _inside(folder, relative, (folder, folder / "images"), line)
         if path in seen:
-            raise DataError(
-                f"Expected every image once, labels.csv line {line} repeats one.", reason="DUP"
-            )
+            raise DataError(f"Expected every image once, labels.csv line {line} repeats one.", reason="DUP")
         seen.add(path)
         attributes = {key: value for key, value in row.items() if key not in RESERVED}
         own = row[column].strip() if column else relative
@@ -148,7 +146,7 @@ def _refuse_twins(folder: Path, images: list[CellImage]) -> None:
         name = unicodedata.normalize("NFC", str(image.path.relative_to(folder))).casefold()
         if name in seen:
             raise DataError(
-                f"Expected names that differ in more than case and accents' encoding, '{shown(image.name)}' does not.",
+                f"Expected names that differ in more than case or encoding, '{shown(image.name)}' does not.",
                 hint="Rename one, or delete the copy.",
                 reason="DUP",
             )

@@ -164,14 +164,16 @@ def _check(data: Any, max_pixels: int, file_bytes: int, compressed: bool) -> Non
 
 
 def _values(pydicom: Any, data: Any, compressed: bool) -> NDArray[Any]:
+    if compressed and not _has_decoder(pydicom, data.file_meta.TransferSyntaxUID):
+        raise Refused("CODEC")
+    return np.asarray(pydicom.pixels.pixel_array(data))  # YBR becomes RGB here
+
+
+def _has_decoder(pydicom: Any, syntax: str) -> bool:
     try:
-        return np.asarray(pydicom.pixels.pixel_array(data))  # YBR becomes RGB here
-    except RecursionError:
-        raise
-    except RuntimeError:  # its subclass says that a part of the standard is not implemented
-        if not compressed:
-            raise
-    raise Refused("CODEC")
+        return bool(pydicom.pixels.get_decoder(syntax).is_available)
+    except RuntimeError:  # not implemented
+        return False
 
 
 def _to_8_bits(values: NDArray[Any], bits: int, signed: bool) -> NDArray[np.uint8]:

@@ -71,9 +71,12 @@ def _step(place: int, name: str, flags: int) -> int:
     try:
         return os.open(name, flags, dir_fd=place)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
-            if stat.S_ISLNK(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode):
-                raise refusal("SYMLINK") from None
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK) and _is_link(place, name):
+            raise refusal("SYMLINK") from None
         if error.errno == errno.ENXIO:  # a socket
             raise refusal("NOT_REG") from None
         raise
+
+
+def _is_link(place: int, name: str) -> bool:
+    return stat.S_ISLNK(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode)

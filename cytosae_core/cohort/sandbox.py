@@ -31,8 +31,11 @@ from .decoder import ANSWER, FORMATS, REQUEST
 from .words import WORDS, refusal
 
 ROOT = Path(__file__).resolve().parents[2]
+# -I ignores PYTHONPATH and the current folder: the same package is imported from the same place, and what else this
+# process can import comes after the worker's own path.
 START = (
     "import sys; sys.path.insert(0, sys.argv[1]); import cytosae_core; sys.path.pop(0); "
+    "sys.path += [p for p in sys.argv[4].split(chr(10)) if p and p not in sys.path]; "
     "from cytosae_core.cohort.decoder import main; main(sys.argv[2], int(sys.argv[3]))"
 )
 START_SECONDS = 60.0  # a cold disk may take long
@@ -65,7 +68,7 @@ class Worker:
         shared = _shared_file()
         self._memory = mmap.mmap(shared, SHARED_BYTES)
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", START, str(ROOT), kind, str(shared)],
+            [sys.executable, "-I", "-c", START, str(ROOT), kind, str(shared), "\n".join(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -127,6 +130,11 @@ class Worker:
             if stream is not None:
                 stream.close()
         self._memory.close()
+
+    def disown(self) -> None:
+        """Leave the process alone, in a child that was forked from its owner."""
+        self._process.returncode = 0
+        self.close()
 
     def _receive(self, length: int, until: float) -> bytes:
         poller, found = select.poll(), b""
@@ -202,7 +210,9 @@ class Pool:
             worker.close()
 
     def forget(self) -> None:
-        """After a fork: the workers are the parent's."""
+        """After a fork: the workers are the parent's. Our copies of their pipes would keep them alive."""
+        for worker in (worker for workers in self._idle.values() for worker in workers):
+            worker.disown()
         self.__init__()  # type: ignore[misc]
 
 
@@ -243,7 +253,9 @@ def _shared_file() -> int:
 
         descriptor = os.memfd_create("cytosae", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(descriptor, SHARED_BYTES)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        fcntl.fcntl(
+            descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        )
         return descriptor
     with tempfile.TemporaryFile() as stream:
         stream.truncate(SHARED_BYTES)

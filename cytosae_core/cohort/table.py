@@ -33,11 +33,15 @@ def read_table(path: Path) -> list[Row]:
         text = f"Expected labels.csv to be a plain file of at most {MAX_TABLE_BYTES} bytes, not a link."
         raise DataError(text, reason=reason) from None
     except OSError:
-        raise DataError("Expected a readable labels.csv.", hint="May this user read it?", reason="IO") from None
+        raise DataError(
+            "Expected a readable labels.csv.", hint="May this user read it?", reason="IO"
+        ) from None
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise DataError("Expected labels.csv in UTF-8.", hint="Save it as CSV UTF-8.", reason="SCHEMA") from None
+        raise DataError(
+            "Expected labels.csv in UTF-8.", hint="Save it as CSV UTF-8.", reason="SCHEMA"
+        ) from None
     rows = _rows(text)
     for line, row in enumerate(rows, 2):
         _check(line, row)

@@ -1,4 +1,4 @@
-"""The outer structure of a TIFF file, classic or Big: one page, every offset inside the file, no loops, no XML tricks."""
+"""The outer structure of a TIFF file, classic or Big: one page, offsets inside the file, no loops, no XML tricks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,24 @@ import struct
 from ..limits import MAX_TIFF_PAGES, MAX_TIFF_STRIPS, MAX_TIFF_TAGS
 from .words import Refused
 
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+SIZES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
 WIDTH, HEIGHT, STRIP_OFFSETS, TILE_OFFSETS = 256, 257, 273, 324
 STRIPS = frozenset({STRIP_OFFSETS, 279, TILE_OFFSETS, 325})
 TEXTS = frozenset({270, 700})  # ImageDescription (OME-XML lives there), XMP

@@ -23,6 +23,7 @@ from scipy.stats import t as student
 
 Array = NDArray[np.float64]
 MIN_SITES = 3
+ERRORS = (1e-6, 1.0)  # of an AUROC: smaller ones are degenerate, larger ones impossible
 LEVEL = 0.975
 METHODS = ("EE", "DL", "REML")
 KEYS = ("estimate", "low", "high", "prediction_low", "prediction_high", "tau2", "i2", "h2")
@@ -61,7 +62,7 @@ def random_effects(y: Array, v: Array, method: str = "REML") -> Fit:
         raise ValueError(f"Expected method in {METHODS}, got method={method!r}.")
     df, weight = len(y) - 1, 1 / v
     q = float(weight @ (y - weight @ y / weight.sum()) ** 2)
-    typical = float(df * weight.sum() / (weight.sum() ** 2 - weight @ weight))
+    typical = float(df * weight.sum() / _pairs(weight))
     tau2 = {"EE": lambda: 0.0, "DL": lambda: _dl(q, weight), "REML": lambda: reml(y, v)}[method]()
     star = 1 / (v + tau2)
     mean = float(star @ y / star.sum())
@@ -73,8 +74,12 @@ def random_effects(y: Array, v: Array, method: str = "REML") -> Fit:
 
 
 def _dl(q: float, weight: Array) -> float:
-    total = weight.sum()
-    return float(max(0.0, (q - (len(weight) - 1)) / (total - weight @ weight / total)))
+    return float(max(0.0, (q - (len(weight) - 1)) / (_pairs(weight) / weight.sum())))
+
+
+def _pairs(weight: Array) -> float:
+    """(sum w)^2 - sum w^2, without its cancellation when one weight outweighs all others."""
+    return float(2 * np.triu(np.outer(weight, weight), 1).sum())
 
 
 def reml(y: Array, v: Array) -> float:
@@ -84,7 +89,7 @@ def reml(y: Array, v: Array) -> float:
         weight = 1 / (v + tau2)
         total = weight.sum()
         mean = weight @ y / total
-        return float(weight**2 @ (y - mean) ** 2 - total + weight @ weight / total)
+        return float(weight**2 @ (y - mean) ** 2 - _pairs(weight) / total)
 
     if slope(0.0) <= 0:
         return 0.0
@@ -98,11 +103,12 @@ def meta_auroc(aurocs: Sequence[float], errors: Sequence[float | None]) -> dict[
     """A concept's `meta` in report.json, from released AUROCs and standard errors of the sites that have both.
 
     `status` is `not_estimable`, and every number None, with fewer than 3 sites, an AUROC of exactly 0 or 1 (its
-    logit is infinite) or an error that is missing or 0.
+    logit is infinite) or an error that is missing or outside `ERRORS`.
     """
     auroc = np.array(aurocs, dtype=np.float64)
     error = np.array([0.0 if value is None else value for value in errors], dtype=np.float64)
-    inside = (auroc > 0).all() and (auroc < 1).all() and (error > 0).all()
+    inside = (auroc > 0).all() and (auroc < 1).all()
+    inside &= (error >= ERRORS[0]).all() and (error <= ERRORS[1]).all()
     if len(auroc) < MIN_SITES or not inside:
         return {**dict.fromkeys(KEYS), "sites": len(auroc), "status": "not_estimable"}
     fit = random_effects(logit(auroc), (error / (auroc * (1 - auroc))) ** 2)

@@ -7,63 +7,55 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cytosae_core.audit.recompute import audit_bundle
 from cytosae_core.audit.recompute.__main__ import main, read_bundle
-from cytosae_core.audit.statement import read_leaf
 from cytosae_core.canonical import sha256_hex
+from cytosae_core.config import TrainingConfig
 from cytosae_core.errors import StudyError, VerificationError
+from cytosae_core.policy import POLICIES
 from cytosae_core.report.build import build_report
 from cytosae_local import cli
 from cytosae_local.audit_explain import explain
 from cytosae_local.verifier_pyz import build_pyz
 from cytosae_server.bundle import bundle_files, write_bundle
-from cytosae_server.loop import CANARY_TOLERANCE, StudyRun
+from cytosae_server.loop import CANARY_TOLERANCE
 from cytosae_server.replay import replay_bundle
-from cytosae_server.study import write_report, write_study_folder
+from cytosae_server.study import write_report
 from cytosae_server.transport import LocalGrid
 from tests.bundles import Files, relisted
-from tests.federation import Federation
+from tests.federation import Federation, study_config
+from tests.integration.test_study import Handler, dead, kill_at
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def count_what_arrived(run: StudyRun) -> None:
-    """Bytes and messages of the report are those of the coordinator's log."""
-    run.result.received, rounds = {}, {record.round: 0 for record in run.result.rounds}
-    keys = {run.record.keys["signing"][:16]: run.record.keys["signing"]}
-    for leaf in run.record.log.leaves(0, run.record.log.size):
-        found = read_leaf(leaf, keys)
-        if found.kind == "ingress":
-            fields = found.predicate
-            entry = run.result.received.setdefault(fields["site"], {}).setdefault(fields["kind"], [0, 0])
-            entry[0], entry[1] = entry[0] + 1, entry[1] + fields["wire"]["bytes"]
-            if fields["kind"] == "round":
-                rounds[fields["round"]] += fields["wire"]["bytes"]
-    for record in run.result.rounds:
-        record.bytes = rounds[record.round]
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a finished study."""
-    home = tmp_path_factory.mktemp("study")
-    federation = Federation(home)
+def finished(federation: Federation) -> Path:
+    """The folder of a study that ran (or was resumed) to its report."""
+    home = federation.home
     with closing(LocalGrid(federation.handlers())) as grid:
         run = federation.study_run(grid, home / "run")
         result = run.run()
-        count_what_arrived(run)
         report = dict(build_report(federation.study, result, None, canary_tolerance=CANARY_TOLERANCE))
         run.close(*write_report(home, report))
         run.record.close()
-    keys = federation.coordinator.site_keys
-    write_study_folder(home, federation.study, {}, keys, federation.key.public_hex)
-    yield home
+    return home
+
+
+def bundled(federation: Federation) -> Files:
+    """The bundle of a study that is run to its end."""
+    return bundle_files(finished(federation))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished study."""
+    return finished(Federation(tmp_path_factory.mktemp("study")))
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +154,8 @@ def test_exit_codes_and_words(
     keys.write_text(json.dumps(other))
     assert cli.main(["audit", "verify", str(bundle), "--keys", str(keys)]) == 1
     assert "FAILED. First broken link: keys.json site-1" in capsys.readouterr().out
+    assert cli.main(["audit", "verify", str(bundle), "--keys", str(tmp_path / "none")]) == 1
+    assert "file with keys" in capsys.readouterr().err
     assert cli.main(["audit", "replay", str(bundle)]) == 0
     assert "VERIFIED" in capsys.readouterr().out
 
@@ -221,14 +215,51 @@ def test_the_verifier_needs_no_numpy() -> None:
     assert not {"numpy", "scipy", "torch", "yaml", "flwr", "safetensors"} & set(done.stdout.split())
 
 
-def test_what_the_coordinator_is_given_is_a_file_mapping(study: Path) -> None:
-    """`bundle_files` is deterministic and needs no clock: nothing is signed when a bundle is made."""
-    federation_keys = json.loads((study / "site-keys.json").read_bytes())
-    from cytosae_core.keys import SigningKey
-    from cytosae_server.study import read_protocol
+# Studies that did not go smoothly
 
-    key = SigningKey.load_or_create(study / "study.key")
-    made = bundle_files(read_protocol(study / "study.yaml"), key, federation_keys, study)
-    assert sha256_hex(made["bundle.json"]) == sha256_hex(
-        bundle_files(read_protocol(study / "study.yaml"), key, federation_keys, study)["bundle.json"]
+
+@pytest.mark.parametrize(("event", "number"), [("site", 3), ("round", 2), ("step", 8)])
+def test_a_study_that_was_killed_and_resumed_verifies(tmp_path: Path, event: str, number: int) -> None:
+    kill_at(Federation(tmp_path), event, number)
+    files = bundled(Federation(tmp_path))
+    verdict = audit_bundle(files, pinned=pinned(files))
+    assert verdict.exit_code == 0, verdict.to_dict()["first_broken"]
+
+
+def test_a_site_that_never_answered_is_named(tmp_path: Path) -> None:
+    files = bundled(Federation(tmp_path, wrap={"site-2": dead}))
+    verdict = audit_bundle(files, pinned=pinned(files))
+    assert verdict.exit_code == 0 and "site-2" not in pinned(files)
+    assert "never answered: site-2" in next(
+        check.text for check in verdict.checks if check.name == "enrolment"
     )
+    assert replay_bundle(files).exit_code == 0
+
+
+def test_a_reply_that_was_cut_on_the_way_has_a_reason(tmp_path: Path) -> None:
+    def cut(handle: Handler) -> Handler:
+        answers: list[bytes] = []
+
+        def wrapped(request: bytes) -> bytes:
+            answers.append(handle(request))
+            return answers[-1][:-5] if len(answers) == 4 else answers[-1]
+
+        return wrapped
+
+    files = bundled(Federation(tmp_path, wrap={"site-1": cut}))
+    verdict = audit_bundle(files, pinned=pinned(files))
+    assert verdict.exit_code == 0, verdict.to_dict()["first_broken"]
+    text = next(check.text for check in verdict.checks if check.name == "messages of site-1")
+    assert "did not, each with a reason" in text and "arrived, 0 did not" not in text
+
+
+def test_a_frozen_dictionary_verifies_and_replays(tmp_path: Path) -> None:
+    trained = Federation(tmp_path / "train", study=study_config(training=TrainingConfig(rounds=1))).run()
+    scale = np.array([trained.scale.scale], np.float32)
+    start = {"dictionary": np.asarray(trained.result.final), "mean": trained.scale.mean, "scale": scale}
+    study = study_config(kind="validate", profile="evaluate_only")
+    federation = Federation(tmp_path / "v", study=study, policy=POLICIES["evaluate_only"], start=start)
+    home = finished(federation)
+    files = bundle_files(home)
+    assert audit_bundle(files, pinned=pinned(files)).exit_code == 0 and replay_bundle(files).exit_code == 0
+    assert not any(path.startswith("payloads/") and b'"kind":"round"' in data for path, data in files.items())

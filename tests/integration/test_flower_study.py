@@ -30,7 +30,6 @@ from cytosae_core.phantom import CLASSES, DEMO_SITES, generate_site
 from cytosae_core.policy import named_policy
 from cytosae_core.sae.init import public_centroids
 from cytosae_core.tensors import pack_tensors
-
 from cytosae_server.study import write_study_folder
 from tests.flower_bench import FlowerBench
 

@@ -119,7 +119,9 @@ def test_compressed_pixels_are_decoded_in_the_confined_process(form: str, tmp_pa
     """Pillow's plugins are loaded before the doors close."""
     path = write(tmp_path / "d/c/x.dcm", np.full((16, 16), 77, np.uint8))
     data, stream = pydicom.dcmread(path), io.BytesIO()
-    Image.fromarray(np.full((16, 16), 77, np.uint8)).save(stream, form, **({"no_jp2": True} if "2" in form else {}))
+    Image.fromarray(np.full((16, 16), 77, np.uint8)).save(
+        stream, form, **({"no_jp2": True} if "2" in form else {})
+    )
     data.PixelData = pydicom.encaps.encapsulate([stream.getvalue()])
     data["PixelData"].is_undefined_length = True
     data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90" if "2" in form else "1.2.840.10008.1.2.4.50"

@@ -65,6 +65,18 @@ def test_both_implementations_agree() -> None:
     assert estimated == 300
 
 
+def test_numbers_that_only_a_hostile_site_sends_stop_nobody() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(500):
+        aurocs = [float(value) for value in rng.choice([0.0001, 0.5, 0.731, 0.9999], size=4)]
+        errors = [float(value) for value in rng.choice([1e-6, 1e-4, 0.03, 1.0], size=4)]
+        ours, plain = meta_auroc(aurocs, errors), meta_of(aurocs, errors)
+        assert ours["status"] == plain["status"] == "estimated"
+        for name, value in ours.items():
+            if isinstance(value, float):
+                assert math.isfinite(value) and plain[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
+
+
 def test_same_effect_everywhere_has_no_spread() -> None:
     fit = meta_auroc([0.8, 0.8, 0.8], [0.05, 0.05, 0.05])
     assert fit["estimate"] == pytest.approx(0.8) and fit["tau2"] == 0 and fit["i2"] == 0
@@ -83,6 +95,8 @@ def test_sites_that_differ_have_spread() -> None:
         ([0.8, 0.9, 1.0], [0.1] * 3),
         ([0.8, 0.0, 0.9], [0.1] * 3),
         ([0.7] * 3, [0.1, 0.1, 0.0]),
+        ([0.7] * 3, [0.1, 0.1, 1e-200]),
+        ([0.7] * 3, [0.1, 0.1, 2.0]),
     ],
 )
 def test_not_estimable_says_so(aurocs: list[float], errors: list[float]) -> None:

@@ -84,9 +84,15 @@ def test_what_linux_grants_is_in_force_and_reported(worker: sandbox.Worker) -> N
     told = worker.protection
     assert set(told.in_force) | set(told.missing) == set(PROTECTIONS)
     if sys.platform == "linux":
-        assert {"memory", "cpu", "no_files", "no_writes", "no_core", "no_processes", "no_new_privileges"} <= set(
-            told.in_force
-        )
+        assert {
+            "memory",
+            "cpu",
+            "no_files",
+            "no_writes",
+            "no_core",
+            "no_processes",
+            "no_new_privileges",
+        } <= set(told.in_force)
     assert str(told).startswith("separate process: memory")
 
 
@@ -135,7 +141,9 @@ def test_a_hostile_decoder_gets_nowhere(tmp_path: Path) -> None:
     assert done.stdout.split()[0] == "open:refused" and len(done.stdout.split()) == 8
 
 
-def test_a_worker_has_no_secrets_and_no_torch(worker: sandbox.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_has_no_secrets_and_no_torch(
+    worker: sandbox.Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert set(sandbox._environment()) <= {
         "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "SYSTEMROOT",
         "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_",
@@ -183,7 +191,9 @@ def test_a_silent_worker_is_ended_at_the_deadline(monkeypatch: pytest.MonkeyPatc
         pool.close()
 
 
-def test_memory_beyond_the_limit_is_refused_and_the_next_image_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_beyond_the_limit_is_refused_and_the_next_image_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A limit on the worker from outside, as a busy machine would: the answer is a reason, not a hang."""
     import resource
 
@@ -252,3 +262,21 @@ def test_a_worker_near_its_cpu_limit_is_replaced(worker: sandbox.Worker) -> None
     assert worker.usable
     worker.cpu_seconds = 1e6
     assert not worker.usable
+
+
+def test_a_forked_child_starts_its_own_worker_and_leaves_ours() -> None:
+    script = (
+        "import io, os\nfrom PIL import Image\nfrom cytosae_core.cohort import sandbox\n"
+        "stream = io.BytesIO(); Image.new('RGB', (8, 8)).save(stream, 'PNG'); data = stream.getvalue()\n"
+        "read = lambda: sandbox.decode_confined('PNG', data, 100)\n"
+        "read(); (ours,) = sandbox.POOL._idle['image']\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    read(); sandbox.POOL.close(); os._exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "read(); assert sandbox.POOL._idle['image'] == [ours]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], cwd=sandbox.ROOT, capture_output=True
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr

@@ -99,6 +99,17 @@ def test_other_keys_than_the_pinned_ones_fail(frozen: Files) -> None:
     assert verdict.exit_code == 1 and first(verdict) == ("keys", "keys.json site-b")
 
 
+def test_pinning_the_signing_keys_is_enough(frozen: Files) -> None:
+    """The other keys are in the enrolment, which the signing key signed. A party without a pin fails."""
+    pinned = {party: {"signing": keys["signing"]} for party, keys in json.loads(frozen["keys.json"]).items()}
+    assert (
+        audit_bundle(frozen, pinned={**pinned, "site-that-never-answered": {"signing": "0" * 64}}).exit_code
+        == 0
+    )
+    for bad in ({**pinned, "site-a": {}}, {**pinned, "site-a": {"signing": "0" * 64}}, {}, [], {"site-a": 3}):
+        assert first(audit_bundle(frozen, pinned=bad))[0] == "keys"  # type: ignore[arg-type]
+
+
 def test_updates_that_are_not_there_are_not_checked(trained: Files) -> None:
     steps = [path for path in trained if path.startswith("payloads/") and b'"kind":"round"' in trained[path]]
     assert len(steps) == 6
@@ -578,6 +589,10 @@ CHANGES: dict[str, tuple[Callable[[Fields], None], str]] = {
     "concepts/0/digest": (lambda r: r["concepts"][0].update(digest="0" * 16), "the concepts"),
     "concepts/0/meta/tau2": (lambda r: r["concepts"][0]["meta"].update(tau2=0.5), "the concepts"),
     "concepts": (lambda r: r["concepts"].pop(), "the concepts"),
+    "round 2 site-a": (lambda r: r["rounds"].pop(), "the study"),
+    "round 1 site-b": (lambda r: r["rounds"][0]["sites"].pop("site-b"), "the study"),
+    "sites site-d": (lambda r: r["sites"].update({"site-d": r["sites"]["site-a"]}), "the study"),
+    "study/protocol_sha256": (lambda r: r["study"].update(protocol_sha256="0" * 64), "the study"),
 }  # fmt: skip
 
 
@@ -588,6 +603,20 @@ def test_a_changed_number_names_site_and_metric(tmp_path: Path, name: str) -> No
     files = Study(tmp_path, SITES, rounds=2, n=4, report_edit=change).build()
     broken(files, f"numbers of {where}", f"report.json {name}")
     assert [state for state in states(audited(files)).values()].count("FAIL") == 1
+
+
+def test_a_second_report_is_mentioned(tmp_path: Path) -> None:
+    """Both reports stay in the log; the bundle's is the last, and the verdict says that there was another."""
+
+    def first_try(study: Study) -> None:
+        heads = {
+            s: {"size": p.log.size, "root": p.log.root.hex()} for s, p in study.parties.items() if s in SITES
+        }
+        study.append(COORDINATOR, "report", {"report_sha256": "1" * 64, "heads": heads})
+
+    verdict = audited(Study(tmp_path, SITES, extra=first_try).build())
+    text = next(check.text for check in verdict.checks if check.name == "report")
+    assert verdict.exit_code == 0 and "report 2 of it" in text
 
 
 def test_one_digit_of_the_report_after_it_was_logged(trained: Files) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...canonical import parse_json, sha256_hex
-from ...errors import VerificationError
+from ...errors import CytosaeError, VerificationError
 from ..verify import Verdict
 from . import audit_bundle
 
@@ -38,7 +38,12 @@ def read_bundle(folder: Path) -> dict[str, bytes]:
 
 def run(folder: Path, keys: Path | None, as_json: bool) -> int:
     """Verify, print, and return the exit code."""
-    pinned = None if keys is None else parse_json(keys.read_bytes())
+    try:
+        pinned = None if keys is None else parse_json(keys.read_bytes())
+    except OSError as error:
+        raise VerificationError(
+            f"Expected a file with keys, got {keys}.", hint="See docs/auditor.md."
+        ) from error
     return show(audit_bundle(read_bundle(folder), pinned=pinned), str(folder), as_json)
 
 
@@ -50,7 +55,8 @@ def show(verdict: Verdict, name: str, as_json: bool) -> int:
         print(json.dumps({"bundle": name, "verifier_sha256": own, **verdict.to_dict()}))
         return verdict.exit_code
     for check in verdict.checks:
-        print(f"{check.number:3} {check.state:11} {check.name}: {check.text}")
+        where = f" [{check.link}]" if check.link else ""
+        print(f"{check.number:3} {check.state:11} {check.name}: {check.text}{where}")
     if first := verdict.to_dict()["first_broken"]:
         print(f"\nFAILED. First broken link: {first}")
     else:
@@ -71,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return run(options.bundle, options.keys, options.json)
-    except (VerificationError, OSError) as error:
+    except CytosaeError as error:
         print(f"verifier: {error}", file=sys.stderr)
         return 1
 

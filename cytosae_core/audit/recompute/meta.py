@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
+ERRORS = (1e-6, 1.0)
 KEYS = ("estimate", "low", "high", "prediction_low", "prediction_high", "tau2", "i2", "h2")
 
 
 def meta_of(aurocs: Sequence[float], errors: Sequence[float]) -> dict[str, Any]:
     """What a concept's `meta` in report.json must be, from the AUROCs and standard errors that it shows."""
-    inside = all(0 < a < 1 for a in aurocs) and all(error > 0 for error in errors)
+    inside = all(0 < a < 1 for a in aurocs) and all(ERRORS[0] <= error <= ERRORS[1] for error in errors)
     if len(aurocs) < 3 or not inside:
         return {**dict.fromkeys(KEYS), "sites": len(aurocs), "status": "not_estimable"}
     y = [math.log(a / (1 - a)) for a in aurocs]
@@ -20,9 +22,11 @@ def meta_of(aurocs: Sequence[float], errors: Sequence[float]) -> dict[str, Any]:
     w = [1 / (item + tau2) for item in v]
     mean = _dot(w, y) / sum(w)
     variance = max(_dot(w, [(item - mean) ** 2 for item in y]) / (df * sum(w)), 1 / sum(w))
-    typical = df * sum(w0) / (sum(w0) ** 2 - _dot(w0, w0))
+    typical = df * sum(w0) / _pairs(w0)
     half, wide = t_quantile(df) * math.sqrt(variance), t_quantile(df - 1) * math.sqrt(tau2 + variance)
-    ends = [1 / (1 + math.exp(-item)) for item in (mean, mean - half, mean + half, mean - wide, mean + wide)]
+    ends = [
+        (1 + math.tanh(item / 2)) / 2 for item in (mean, mean - half, mean + half, mean - wide, mean + wide)
+    ]
     spread = [tau2, tau2 / (tau2 + typical), (tau2 + typical) / typical]
     return {**dict(zip(KEYS, ends + spread, strict=True)), "sites": len(y), "status": "estimated"}
 
@@ -33,19 +37,20 @@ def reml(y: Sequence[float], v: Sequence[float]) -> float:
     def slope(tau2: float) -> float:
         w = [1 / (item + tau2) for item in v]
         mean = _dot(w, y) / sum(w)
-        return (
-            _dot(w, [a * (b - mean) ** 2 for a, b in zip(w, y, strict=True)]) - sum(w) + _dot(w, w) / sum(w)
-        )
+        return _dot(w, [a * (b - mean) ** 2 for a, b in zip(w, y, strict=True)]) - _pairs(w) / sum(w)
 
     low, high = 0.0, 1.0
+    if slope(low) <= 0:
+        return low
     while slope(high) > 0:
         high *= 2
-    for _ in range(200 if slope(0) > 0 else 0):
+    while high - low > 1e-13 * max(high, 1e-3):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) > 0 else (low, middle)
     return low
 
 
+@functools.cache
 def t_quantile(df: int) -> float:
     """97.5 % quantile of Student's t with whole degrees of freedom (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
     low, high = 0.0, 13.0
@@ -67,3 +72,8 @@ def _two_sided(t: float, df: int) -> float:
 
 def _dot(a: Sequence[float], b: Sequence[float]) -> float:
     return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+def _pairs(w: Sequence[float]) -> float:
+    """(sum w)^2 - sum w^2, from products of pairs."""
+    return 2 * math.fsum(a * b for index, a in enumerate(w) for b in w[:index])

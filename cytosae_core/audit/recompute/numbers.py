@@ -92,8 +92,17 @@ def check_site(numbers: Numbers, site: str) -> str:
 
 
 def check_overall(numbers: Numbers) -> str:
-    """Means over sites, and the rounds."""
+    """The protocol, every site and every round are in the report; means over sites, and the rounds."""
     before, sites = numbers.count, numbers.protocol["sites"]
+    numbers.same("study/protocol_sha256", numbers.bundle.digest)
+    shown = {f"sites {site}" for site in numbers.report["sites"]}
+    shown |= {
+        f"round {entry['round']} {site}" for entry in numbers.report["rounds"] for site in entry["sites"]
+    }
+    given = {f"sites {site}" for site in sites}
+    given |= {f"round {number} {site}" for kind, number, site in numbers.replies.tensors if kind == "round"}
+    for item in sorted(shown ^ given):
+        raise Broken(f"{item}: in the report or among the replies, but not in both.", f"report.json {item}")
     final = [numbers.quality("final", site) for site in sites]
     for name, which in (("federated_fvu", "final"), ("fvu_init", "init"), ("fvu_random", "random")):
         numbers.same(f"overall/{name}", _mean([numbers.quality(which, site).get("fvu") for site in sites]))

@@ -96,7 +96,8 @@ def reconcile(logs: Logs, site: str) -> str:
 
 def check_report(bundle: Bundle, logs: Logs) -> str:
     """Report and page are those that the coordinator logged last, over every site's log."""
-    fields = list(logs[COORDINATOR].of("report"))[-1]
+    reports = list(logs[COORDINATOR].of("report"))
+    fields = reports[-1]
     digests = [("report", sha256_hex(bundle.get(f"report.{kind}"))) for kind in ("json", "html")]
     subjects = logs[COORDINATOR].statements[fields["seq"]].subjects
     same = fields["report_sha256"] == digests[0][1] and digests[0] in subjects
@@ -104,4 +105,4 @@ def check_report(bundle: Bundle, logs: Logs) -> str:
     need(digests[1] in subjects, "report.html is not the page that the coordinator logged.", "report.html")
     named = fields["heads"].keys() == logs.keys() - {COORDINATOR}
     need(named, "Made without the log of every site.", at(COORDINATOR, fields))
-    return f"report.json and report.html are those of leaf {fields['seq']} of the coordinator."
+    return f"report.json and report.html are in the coordinator's leaf {fields['seq']}, report {len(reports)} of it."

@@ -56,8 +56,9 @@ def check_replies(bundle: Bundle, logs: Logs, held: Replies) -> str:
             step = (fields["kind"], fields["round"], fields["site"])
             if fields["status"] == "ok":
                 held.tensors[step] = opened.get(fields["payload"]["sha256"]) or held.tensors.get(step)
-    if len(named) > len(opened):
-        raise Missing(f"{len(opened)} replies hold; {len(named) - len(opened)} are not in the bundle.")
+    arrived = {fields["payload"]["sha256"] for fields in logs[COORDINATOR].of("ingress")}
+    if absent := arrived - opened.keys():
+        raise Missing(f"{len(opened)} replies hold; {len(absent)} that arrived are not in the bundle.")
     return f"{len(opened)} replies are signed by their sites and hold what the logs say."
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from ...errors import CytosaeError
 
 PASS, FAIL, NOT_CHECKED = "PASS", "FAIL", "NOT CHECKED"
-# What hostile files can make a check raise.
 MALFORMED = (CytosaeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, StopIteration)
 
 
