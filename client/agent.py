@@ -33,8 +33,13 @@ CHUNK_BYTES = 1 << 20
 MAX_REPLY_BYTES = 1 << 30
 # sun_path of a Linux socket address holds 108 bytes with its final zero.
 MAX_PATH_BYTES = 107
-# Requests worked on or waiting; each may hold `max_request_bytes` of memory.
+# Whole requests, worked on or waiting; each may hold `max_request_bytes` of memory.
 MAX_CONNECTIONS = 4
+# Connections whose request is still arriving: many, because a caller that sends slowly must not keep others out.
+MAX_ARRIVING = 64
+# The first 8 bytes come within this time, and the rest at this rate: a local relay is a hundred times faster.
+HEADER_DEADLINE_S = 5.0
+MIN_BYTES_PER_S = 1 << 20
 ACCEPT_POLL_S = 0.2
 PR_SET_DUMPABLE = 4
 
@@ -76,6 +81,7 @@ class AgentServer:
         self._max_bytes, self._deadline_s = max_request_bytes, request_deadline_s
         self._stopping = threading.Event()
         self._slots = threading.Semaphore(MAX_CONNECTIONS)
+        self._arriving = threading.Semaphore(MAX_ARRIVING)
         self._turn = threading.Lock()
         self._workers: list[threading.Thread] = []
         self._listener = _listen(socket_path)
@@ -115,8 +121,8 @@ class AgentServer:
             LOG.error("cannot accept a connection: %s", error.strerror)
             self._stopping.wait(ACCEPT_POLL_S)
             return
-        if not self._slots.acquire(blocking=False):
-            LOG.warning("refused a connection: %d requests are in line", MAX_CONNECTIONS)
+        if not self._arriving.acquire(blocking=False):
+            LOG.warning("refused a connection: %d requests are arriving", MAX_ARRIVING)
             connection.close()
             return
         worker = threading.Thread(target=self._serve_one, args=(connection,), name="agent-request")
@@ -126,22 +132,31 @@ class AgentServer:
     def _serve_one(self, connection: socket.socket) -> None:
         try:
             with connection:
-                self._answer(connection)
+                try:
+                    request = self._take(connection)
+                finally:
+                    self._arriving.release()
+                self._answer(connection, request)
         except (CytosaeError, OSError) as error:
             LOG.warning("request dropped: %s", error)
-        finally:
-            self._slots.release()
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _take(self, connection: socket.socket) -> bytes:
         uid = _peer_uid(connection)
         if uid not in self._allowed:
             raise MessageError(f"Expected uid in {sorted(self._allowed)}, got uid={uid}.")
-        request = _receive(connection, self._max_bytes, time.monotonic() + self._deadline_s)
-        with self._turn:
-            if _gone(connection):
-                raise MessageError("Expected a peer waiting for its reply, got a closed connection.")
-            reply = self._work(request)
-        _send(connection, reply, time.monotonic() + self._deadline_s)
+        return _receive(connection, self._max_bytes, time.monotonic() + self._deadline_s, HEADER_DEADLINE_S)
+
+    def _answer(self, connection: socket.socket, request: bytes) -> None:
+        if not self._slots.acquire(blocking=False):
+            raise MessageError(f"Expected at most {MAX_CONNECTIONS} requests in line.", code="busy")
+        try:
+            with self._turn:
+                if _gone(connection):
+                    raise MessageError("Expected a peer waiting for its reply, got a closed connection.")
+                reply = self._work(request)
+            _send(connection, reply, time.monotonic() + self._deadline_s)
+        finally:
+            self._slots.release()
 
     def _work(self, request: bytes) -> bytes:
         try:
@@ -196,7 +211,7 @@ def _listen(path: Path) -> socket.socket:
             listener.bind(str(path))
             # Between bind and listen nobody can connect, so the mode is in force from the first moment.
             path.chmod(0o660)
-            listener.listen(MAX_CONNECTIONS)
+            listener.listen(MAX_ARRIVING)
         except OSError as error:
             listener.close()
             raise SetupError(f"Expected a socket at {path}, got {error.strerror}.") from error
@@ -259,19 +274,27 @@ def _remaining(deadline: float) -> float:
     return left
 
 
-def _receive(connection: socket.socket, max_bytes: int, deadline: float) -> bytes:
-    """One frame. The deadline holds for all of it: a peer that sends a byte a minute gains nothing."""
-    (size,) = HEADER.unpack(_receive_exactly(connection, HEADER.size, deadline))
+def _receive(connection: socket.socket, max_bytes: int, deadline: float, patience_s: float = 0.0) -> bytes:
+    """One frame. The deadline holds for all of it: a peer that sends a byte a minute gains nothing.
+
+    With `patience_s` (a request, not a reply that takes work) the first 8 bytes come within it, and the rest at
+    `MIN_BYTES_PER_S` or faster after it.
+    """
+    soon = min(deadline, time.monotonic() + patience_s) if patience_s else deadline
+    (size,) = HEADER.unpack(_receive_exactly(connection, HEADER.size, soon))
     if size > max_bytes:
         raise MessageError(f"Expected at most {max_bytes} bytes, got a frame of {size} bytes announced.")
-    return _receive_exactly(connection, size, deadline)
+    return _receive_exactly(connection, size, deadline, patience_s)
 
 
-def _receive_exactly(connection: socket.socket, size: int, deadline: float) -> bytes:
+def _receive_exactly(
+    connection: socket.socket, size: int, deadline: float, patience_s: float = 0.0
+) -> bytes:
     chunks: list[bytes] = []
-    missing = size
+    missing, started = size, time.monotonic()
     while missing:
-        connection.settimeout(_remaining(deadline))
+        earned = started + patience_s + (size - missing) / MIN_BYTES_PER_S
+        connection.settimeout(_remaining(min(deadline, earned) if patience_s else deadline))
         try:
             chunk = connection.recv(min(missing, CHUNK_BYTES))
         except TimeoutError:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from cytosae_client.agent import HEADER, MAX_CONNECTIONS, AgentServer, call_agent
+from cytosae_client.agent import HEADER, MAX_ARRIVING, MAX_CONNECTIONS, AgentServer, call_agent
 from cytosae_core.errors import MessageError, SetupError
 
 CANARY = "patient-0042 /data/images/smear.png"
@@ -40,9 +40,10 @@ def serving(
     *,
     uids: frozenset[int] = frozenset({os.getuid()}),
     deadline_s: float = 5.0,
+    max_bytes: int = 0,
 ) -> Iterator[AgentServer]:
     server = AgentServer(
-        path, handle, allowed_uids=uids, max_request_bytes=LIMIT, request_deadline_s=deadline_s
+        path, handle, allowed_uids=uids, max_request_bytes=max_bytes or LIMIT, request_deadline_s=deadline_s
     )
     thread = threading.Thread(target=server.serve)
     thread.start()
@@ -131,6 +132,47 @@ def test_the_deadline_is_for_the_whole_request_not_for_each_byte(path: Path) -> 
                 time.sleep(0.05)
         assert sent < 40
         assert call_agent(path, b"next", timeout_s=5) == b"next"
+
+
+@pytest.mark.parametrize("first", [b"", b"\0\0", HEADER.pack(1000), HEADER.pack(1000) + b"slow"])
+def test_fifty_slow_callers_do_not_keep_an_honest_one_out(path: Path, first: bytes) -> None:
+    """Slow loris: connections that send nothing, half a header, or a little of what they announced."""
+    with serving(path, deadline_s=60):
+        slow = [connect(path) for _ in range(50)]
+        for connection in slow:
+            connection.sendall(first)
+        started = time.monotonic()
+        assert call_agent(path, b"honest", timeout_s=5) == b"honest"
+        assert time.monotonic() - started < 2
+        for connection in slow:
+            connection.close()
+
+
+def test_slow_callers_are_cut_off_soon_and_their_places_come_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cytosae_client.agent.HEADER_DEADLINE_S", 0.5)
+    with serving(path, deadline_s=60):
+        slow = [connect(path) for _ in range(MAX_ARRIVING)]
+        for connection in slow:
+            connection.sendall(HEADER.pack(1000) + b"x")
+        with pytest.raises(MessageError):
+            call_agent(path, b"full", timeout_s=5)
+        wait_for(lambda: _served(path))
+        for connection in slow:
+            assert read_all(connection) == b""
+            connection.close()
+
+
+def test_a_large_request_that_keeps_coming_is_not_cut_off(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cytosae_client.agent.HEADER_DEADLINE_S", 0.3)
+    body = b"x" * (6 << 20)
+    with serving(path, deadline_s=60, max_bytes=8 << 20), connect(path) as connection:
+        connection.sendall(HEADER.pack(len(body)))
+        for start in range(0, len(body), 1 << 20):
+            connection.sendall(body[start : start + (1 << 20)])
+            time.sleep(0.15)
+        assert read_all(connection) == HEADER.pack(len(body)) + body
 
 
 def test_a_short_frame_is_dropped(path: Path) -> None:

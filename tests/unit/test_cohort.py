@@ -186,3 +186,20 @@ def test_split_of_nonsense_is_a_data_error() -> None:
     for arguments in ((["a"], ["b", "c"], (1.0,)), (["a"], ["b"], ()), (["a"], ["b"], (1.0, 0.0))):
         with pytest.raises(DataError):
             split_units(*arguments, salt="x")
+
+
+def test_a_slide_in_two_splits_is_flagged_and_a_patient_refused(tmp_path: Path) -> None:
+    rows = "".join(f"c{i}.png,a,u{i // 2},{('train', 'test')[i % 2]}\n" for i in range(4))
+    found = check_cohort(read_cohort(table(tmp_path, "image,label,slide,split\n" + rows)))
+    assert any("more than one split" in text for text in found.problems)
+    with pytest.raises(DataError) as caught:
+        read_cohort(table(tmp_path, "image,label,patient,split\n" + rows))
+    assert caught.value.reason == "LEAKAGE"
+
+
+def test_unreadable_files_are_counted_by_reason_and_the_decoder_is_named(tmp_path: Path) -> None:
+    cohort = read_cohort(table(tmp_path, GOOD))
+    cohort.images[0].path.write_bytes(b"")
+    cohort.images[1].path.write_bytes(b"GIF89a " + bytes(40))
+    found = check_cohort(cohort).to_dict()
+    assert found["reasons"] == {"EMPTY": 1, "MAGIC": 1} and found["decoder"].startswith("separate process")

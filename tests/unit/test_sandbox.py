@@ -18,6 +18,7 @@ from PIL import Image
 
 from cytosae_core.cohort import open_rgb, read_cohort, sandbox
 from cytosae_core.cohort.confine import PROTECTIONS
+from cytosae_core.cohort.words import WORDS
 from cytosae_core.errors import DataError, SetupError
 
 NOISE = np.random.default_rng(5).integers(0, 255, (40, 60, 4), dtype=np.uint8)
@@ -280,3 +281,19 @@ def test_a_forked_child_starts_its_own_worker_and_leaves_ours() -> None:
         [sys.executable, "-W", "error", "-c", script], cwd=sandbox.ROOT, capture_output=True
     )
     assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "TIFF"])
+def test_damaged_files_give_pixels_or_a_reason_and_never_anything_else(form: str) -> None:
+    rng, stream = np.random.default_rng(7), io.BytesIO()
+    Image.fromarray(NOISE[..., :3]).save(stream, form)
+    whole, reasons = stream.getvalue(), set()
+    for _ in range(200):
+        data = bytearray(whole)
+        for place in rng.integers(2, min(len(data), 600), rng.integers(1, 6)):
+            data[place] = rng.integers(256)
+        try:
+            sandbox.decode_confined(form, bytes(data[: len(data) - int(rng.integers(3)) * 7]), 1_000_000)
+        except DataError as error:
+            reasons.add(error.reason)
+    assert reasons and reasons <= set(WORDS) - {"CPU_LIMIT", "MEM_LIMIT"}
