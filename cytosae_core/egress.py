@@ -125,7 +125,7 @@ def inspect(
     Guarantees (each locked by tests/contract/test_egress.py):
         1. A name that is not in `ALLOWED` for this kind and profile, or not in the policy, is refused.
         2. A wrong dtype or shape, or more bytes than `policy.max_message_bytes`, is refused.
-        3. A value that is not finite before suppression is refused.
+        3. A value that is not finite before suppression is refused, or a share that is not between 0 and 1.
         4. Every number with fewer than `policy.min_units` units behind it leaves as NaN (or zero in updates);
            counts are multiples of `policy.round_to`; metrics have at most 4 significant digits.
         5. Tensors from which the leakage checks read a cell are refused.
@@ -138,6 +138,7 @@ def inspect(
     _check_size(releases, policy)
     for name, rule in rules.items():
         _check_finite(rule, releases[name])
+        _check_range(rule, releases[name])
     protected = {name: _protect(rule, releases[name], policy) for name, rule in rules.items()}
     tensors = {name: values for name, (values, _) in protected.items()}
     gate = _attacked(leakage, tensors)
@@ -369,6 +370,14 @@ def _check_finite(rule: Field, release: Release) -> None:
             hint="Check the site's tokens.",
             reason="FINITE",
         )
+
+
+def _check_range(rule: Field, release: Release) -> None:
+    """Shares (AUROC, recall, accuracy) lie between 0 and 1; anything else is a fault of the site's program."""
+    values = np.asarray(release.values)
+    enough = np.broadcast_to(np.asarray(release.units) > 0, values.shape)
+    if rule.rule == "share" and ((values[enough] < -1e-6) | (values[enough] > 1 + 1e-6)).any():
+        raise Blocked(3, f"Expected shares between 0 and 1 in tensor={rule.name}.", reason="CONSIST")
 
 
 def _attacked(leakage: Leakage | None, tensors: Mapping[str, Array]) -> list[dict[str, str]]:

@@ -50,11 +50,17 @@ class RowAverage:
             delta: [n, d] float16; rows of zeros were withheld.
             fired: [n] float32 counts, NaN where withheld.
             tokens: training tokens of the site in this round.
+
+        Raises:
+            MessageError: shape, size of a change, or rows that fired and did not move (a site that sends the base
+                back; rows that were withheld have no count).
         """
         if delta.shape != self._base.shape or fired.shape != self._weight.shape:
-            raise MessageError("Expected an update of the dictionary's shape.")
+            raise MessageError("Expected an update of the dictionary's shape.", reason="SHAPE")
         if not (np.abs(delta) <= MAX_CHANGE).all():
-            raise MessageError(f"Expected changes of at most {MAX_CHANGE} per entry.")
+            raise MessageError(f"Expected changes of at most {MAX_CHANGE} per entry.", reason="NORM")
+        if (np.nan_to_num(fired) > 0).any() and not delta.any():
+            raise MessageError("Expected changes of rows that fired.", code="data", reason="FREE_RIDE")
         if self.sites >= MAX_SITES:
             raise StudyError(f"Expected at most {MAX_SITES} sites in one aggregation.")
         released = (delta != 0).any(axis=1)

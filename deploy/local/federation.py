@@ -74,12 +74,12 @@ def run_local(local: LocalStudy, watch: Watch) -> dict[str, Any]:
 
 
 def clear_finished(local: LocalStudy) -> None:
-    """A finished run starts afresh (token stores and keys stay); an unfinished one goes on.
+    """A finished or deleted run starts afresh (token stores and keys stay); an unfinished one goes on.
 
     The sites' logs and budgets of these two studies go too: they witnessed a coordinator's log that is gone. Only in
     a simulation can both sides agree to forget.
     """
-    if (local.out / "run" / "finished").exists():
+    if (local.out / "run" / "finished").exists() or not (local.out / "run").exists():
         for name in ("run", "run-other-seed"):
             shutil.rmtree(local.out / name, ignore_errors=True)
         for site in local.sites.values():

@@ -213,6 +213,14 @@ def test_one_rare_class_takes_a_second_one_with_it() -> None:
     assert np.isnan(sent.tensors["counts"]).tolist() == [False] * 4 + [False, True, True]
 
 
+@pytest.mark.parametrize("value", [1.5, -0.2])
+def test_3_a_share_outside_0_and_1_is_refused(value: float) -> None:
+    table = Release(np.full((4, 2), value, np.float32), 50)
+    with pytest.raises(Blocked) as found:
+        egress.inspect({**CONTEXT, "kind": "describe"}, {"auroc": table}, {}, MASKED, DIMS)
+    assert (found.value.step, found.value.reason) == (3, "CONSIST")
+
+
 def test_auroc_has_three_decimals() -> None:
     table = Release(np.full((4, 2), 0.123456, np.float32), 50)
     sent = egress.inspect({**CONTEXT, "kind": "describe"}, {"auroc": table}, {}, MASKED, DIMS)

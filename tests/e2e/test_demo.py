@@ -103,7 +103,7 @@ def test_the_trained_dictionary_is_validated_with_metrics_only(
         "start": str(out / "dictionary"),
     }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
-    shutil.copytree(out / "stores", tmp_path / "stores", copy_function=os.link)
+    shutil.copytree(out / "stores", tmp_path / "stores", copy_function=shutil.copy2)
     line = last_json(cytosae("study", "run", str(tmp_path / "study.yaml"), "--json"))
     report = json.loads((tmp_path / "report.json").read_text())
     kinds = {kind for site in report["egress"]["sites"].values() for kind in site["by_kind"]}
@@ -120,7 +120,7 @@ def test_stopped_demo_goes_on(
     out = tmp_path / "out"
     out.mkdir()
     for name in ("sites", "public", "stores", "homes"):
-        shutil.copytree(first / name, out / name, copy_function=os.link)
+        shutil.copytree(first / name, out / name, copy_function=shutil.copy2)
     shutil.copy2(first / "study.key", out / "study.key")
     arguments = ["demo", "--out", str(out), "--rounds", "6", "--rows", "512", "--json", "--no-comparators"]
     process = subprocess.Popen(

@@ -179,6 +179,15 @@ def pickles(case: Case) -> None:
     assert not marker.exists()
 
 
+@row(80)
+def free_rider(case: Case) -> None:
+    rule = RowAverage(np.eye(4, 3, dtype=np.float32), "firing-weighted")
+    case.refused("FREE_RIDE", lambda: rule.fold(np.zeros((4, 3), np.float16), np.full(4, 20, np.float32), 100))
+    withheld = np.full(4, np.nan, np.float32)  # a site that is too small to send anything is no free rider
+    rule.fold(np.zeros((4, 3), np.float16), withheld, 100)
+    assert rule.sites == 1
+
+
 @row(81)
 def odd_numbers(case: Case) -> None:
     for value in (np.nan, np.inf, -np.inf):

@@ -56,7 +56,7 @@ def test_withheld_rows_stay_and_do_not_weigh() -> None:
     average = RowAverage(base, "firing-weighted")
     delta = np.array([[0, 0, 0], [0.1, 0, 0]], np.float16)
     average.fold(delta, np.array([np.nan, 20], np.float32), 1)
-    average.fold(np.zeros((2, 3), np.float16), np.array([50, 50], np.float32), 1)
+    average.fold(np.zeros((2, 3), np.float16), np.full(2, np.nan, np.float32), 1)
     moved = average.result()
     assert np.allclose(moved[0], base[0])
     expected = base[1] + delta[1].astype(np.float64)
