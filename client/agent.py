@@ -287,9 +287,7 @@ def _receive(connection: socket.socket, max_bytes: int, deadline: float, patienc
     return _receive_exactly(connection, size, deadline, patience_s)
 
 
-def _receive_exactly(
-    connection: socket.socket, size: int, deadline: float, patience_s: float = 0.0
-) -> bytes:
+def _receive_exactly(connection: socket.socket, size: int, deadline: float, patience_s: float = 0.0) -> bytes:
     chunks: list[bytes] = []
     missing, started = size, time.monotonic()
     while missing:

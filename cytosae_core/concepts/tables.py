@@ -148,9 +148,7 @@ def _reliability(scores: ImageScores, known: Labelled, fired_units: Ints) -> tup
     return np.array([value], np.float32), np.array([len(np.unique(known.units))])
 
 
-def probe_tables(
-    scores: ImageScores, known: Labelled, *, dominance: Dominance = nothing_dominates
-) -> Table:
+def probe_tables(scores: ImageScores, known: Labelled, *, dominance: Dominance = nothing_dominates) -> Table:
     """Class and site moments of mean codes and embeddings, for probes that are tested at other sites."""
     fired_units = _units_that_fired(scores.fired, known.units)
     inside = known.labels >= 0

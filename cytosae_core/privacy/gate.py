@@ -228,7 +228,9 @@ MAX_RANKS = 16
 
 def effective_rank(rows: Tensor) -> float:
     """exp of the entropy of the squared singular values' shares (Roy and Vetterli 2007), of [n, d]."""
-    key = hashlib.sha256(rows.contiguous().numpy().tobytes()).digest() + bytes(str(tuple(rows.shape)), "ascii")
+    key = hashlib.sha256(rows.contiguous().numpy().tobytes()).digest() + bytes(
+        str(tuple(rows.shape)), "ascii"
+    )
     if key not in _RANKS:
         if len(_RANKS) >= MAX_RANKS:
             _RANKS.pop(next(iter(_RANKS)))

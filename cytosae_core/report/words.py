@@ -163,7 +163,10 @@ def not_assessed(report: Json) -> list[Json]:
         if site["status"] != "reported":
             gaps.append({"item": f"site {name}", "reason": site["status"]})
     for item, reason in (
-        ("figures of heterogeneity", "prediction intervals and tau^2 of every concept are in report.json (`meta`)"),
+        (
+            "figures of heterogeneity",
+            "prediction intervals and tau^2 of every concept are in report.json (`meta`)",
+        ),
         ("expert agreement", "no expert review was held"),
         ("calibration and subgroups", "not part of this version of the report"),
     ):

@@ -164,7 +164,9 @@ def test_slow_callers_are_cut_off_soon_and_their_places_come_back(
             connection.close()
 
 
-def test_a_large_request_that_keeps_coming_is_not_cut_off(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_request_that_keeps_coming_is_not_cut_off(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cytosae_client.agent.HEADER_DEADLINE_S", 0.3)
     body = b"x" * (6 << 20)
     with serving(path, deadline_s=60, max_bytes=8 << 20), connect(path) as connection:

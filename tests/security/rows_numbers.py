@@ -182,7 +182,9 @@ def pickles(case: Case) -> None:
 @row(80)
 def free_rider(case: Case) -> None:
     rule = RowAverage(np.eye(4, 3, dtype=np.float32), "firing-weighted")
-    case.refused("FREE_RIDE", lambda: rule.fold(np.zeros((4, 3), np.float16), np.full(4, 20, np.float32), 100))
+    case.refused(
+        "FREE_RIDE", lambda: rule.fold(np.zeros((4, 3), np.float16), np.full(4, 20, np.float32), 100)
+    )
     withheld = np.full(4, np.nan, np.float32)  # a site that is too small to send anything is no free rider
     rule.fold(np.zeros((4, 3), np.float16), withheld, 100)
     assert rule.sites == 1

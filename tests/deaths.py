@@ -2,7 +2,7 @@
 
 In process a death is a `Killed` at a durable write (`os.pwrite`, `os.fsync`, `os.replace`, `os.ftruncate`, `os.unlink`
 or a commit of sqlite); from then on nothing more is written, and `Disk.end` lets go of what a dead process would: its
-descriptors and its databases. `python -m tests.killing HOME` is the real thing: a process that forks one site agent
+descriptors and its databases. `python -m tests.deaths HOME` is the real thing: a process that forks one site agent
 per connection, to be ended by SIGKILL.
 """
 
