@@ -108,7 +108,11 @@ class Session:
             except CytosaeError as error:
                 self.events("unverified", error=error, bytes=len(request))
                 return b""
-            return self._reply(envelope, question)
+            try:
+                return self._reply(envelope, question)
+            except (CytosaeError, OSError):  # the log takes no entry of a refusal, so nobody is told
+                self.events("failed")
+                return b""
 
     def _question(self, envelope: Envelope) -> Question:
         header = envelope.header
@@ -148,13 +152,13 @@ class Session:
     def _blocked(self, question: Question, error: Blocked) -> bytes:
         """Block, log, stop: after a violation nothing leaves until an officer clears it."""
         kind, number = question.context["kind"], question.context["round"]
+        if error.code not in ("approval", "budget"):  # first: it must hold also when the log takes no entry
+            write_atomic(self._stop_file, b"stopped\n")
         if error.code == "approval":
             self.events("waiting", kind=kind, round=number)
         else:
             self.events("blocked", kind=kind, error=error, round=number, step=error.step)
             self._record.blocked(question.context, error.code, error.step)
-        if error.code not in ("approval", "budget"):
-            write_atomic(self._stop_file, b"stopped\n")
         return self._refuse(question, error.code)
 
     def _refuse(self, question: Question, code: str) -> bytes:

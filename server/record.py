@@ -66,7 +66,7 @@ class Record:
         self._sent: dict[str, Json] = self._read_sent()
         self._releases: dict[tuple[Any, ...], int] = {}
         self._aggregated: set[int] = set()
-        self._report = ""
+        self._report, self._report_size = "", 0
         self.receipts: list[Json] = []
         self._reread()
 
@@ -87,7 +87,9 @@ class Record:
                 self._aggregated.add(int(found.predicate["round"]))
             if found.kind == "ingress":
                 self.receipts.append(found.predicate)
-            self._report = found.predicate["report_sha256"] if found.kind == "report" else self._report
+            if found.kind == "report":
+                self._report = found.predicate["report_sha256"]
+                self._report_size = int(found.predicate["seq"]) + 1
         for site in self._study.sites:
             keys = self._folder / "keys" / f"{site}.json"
             if keys.exists():
@@ -112,10 +114,10 @@ class Record:
         return self._part(site, index)
 
     def _part(self, site: str, index: int) -> Json:
-        """Sites asked the same see the same head, right after its entry, and cosign that: unless this site may have
-        seen a longer log already."""
+        """Sites asked the same see the same head, right after its entry or the report, and cosign that: unless this
+        site may have seen a longer log already."""
         earlier = sorted({0, *self._of(site)["heads"]})
-        size = max(index + 1, earlier[-1])
+        size = max(index + 1, earlier[-1], self._report_size)
         self._of(site)["heads"] = sorted({*earlier[-MAX_SENT:], size})
         mirror = self._mirrors.get(site)
         return {
@@ -283,8 +285,8 @@ class Record:
             return
         heads = {site: {"size": m.size, "root": m.root.hex()} for site, m in sorted(self._mirrors.items())}
         subjects = [("report", digest) for digest in (report_sha256, page_sha256) if digest]
-        self.log.append("report", {"report_sha256": report_sha256, "heads": heads}, subjects)
-        self._report = report_sha256
+        index = self.log.append("report", {"report_sha256": report_sha256, "heads": heads}, subjects)
+        self._report, self._report_size = report_sha256, index + 1
 
     def incident(self, code: str, evidence: bytes) -> None:
         """A party contradicted itself."""

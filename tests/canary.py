@@ -1,8 +1,8 @@
 """Needles and the search for them: did any piece of a secret get out, in whatever form?
 
-Everything is looked up as windows of 16 bytes. A needle is cut into windows when it is added; bytes that left are read
-at every offset, so that a window is found wherever it lies. What a sender may do to it is undone on the bytes that
-left, to a fixed depth: base64 (standard and URL-safe, all alignments, wrapped lines), hex (both cases, with
+Everything is looked up as windows of 16 bytes. A needle is cut into windows when it is added; bytes that left are
+read at every offset, so that a window is found wherever it lies. What a sender may do to it is undone on the bytes
+that left, to a fixed depth: base64 (standard and URL-safe, all alignments, wrapped lines), hex (both cases, with
 separators), deflate (and with it zlib, gzip, zip and PNG data: a stream is tried at every offset), bz2, xz, decimal
 numbers, PNG pixels. Values are windows of 8 float16: float32 and float64 are rounded to float16 at every alignment
 before they are looked up, bfloat16 has windows of its own.
@@ -32,7 +32,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -174,21 +174,22 @@ class Index:
 
 @dataclass(frozen=True)
 class Hit:
-    """A needle that left: its class, the place that was searched, how it was read, at which offset."""
+    """A needle that left: its class, the channel and the piece that it was in, how it was read, at which offset."""
 
     needle: str
-    source: str
+    channel: str
+    piece: str
     how: tuple[str, ...]
     offset: int
 
 
 @dataclass
 class Search:
-    """Feed it everything that left. The same bytes are searched once.
+    """Feed it everything that left. The same piece is searched once, and its hits count for every channel.
 
     Attributes:
-        hits: at most `most` for every class, source and form.
-        fed: bytes by source. `read`: bytes looked at, decoded ones included.
+        hits: at most `most` for every class, piece and form.
+        fed: bytes by channel. `read`: bytes looked at, decoded ones included; `pieces`: how many were decoded.
     """
 
     index: Index
@@ -197,44 +198,49 @@ class Search:
     fed: Counter[str] = field(default_factory=Counter)
     read: int = 0
     pieces: int = 0
-    _seen: dict[bytes, int] = field(default_factory=dict)
-    _count: Counter[tuple[str, str, tuple[str, ...]]] = field(default_factory=Counter)
+    _known: dict[bytes, list[Hit]] = field(default_factory=dict)
 
-    def feed(self, source: str, data: bytes) -> None:
+    def feed(self, channel: str, data: bytes, piece: str = "") -> None:
         """Search one piece."""
-        self.fed[source] += len(data)
-        self._read(source, data, ())
+        self.fed[channel] += len(data)
+        digest = _digest(data)
+        if digest not in self._known:
+            found: list[Hit] = []
+            self._read(data, (), found, {})
+            self._known[digest] = found
+        self.hits += [replace(hit, channel=channel, piece=piece) for hit in self._known[digest]]
 
     @property
     def found(self) -> dict[str, set[str]]:
-        """Class -> sources that it was found in."""
+        """Class -> channels that it was found in."""
         out: dict[str, set[str]] = {}
         for hit in self.hits:
-            out.setdefault(hit.needle, set()).add(hit.source)
+            out.setdefault(hit.needle, set()).add(hit.channel)
         return out
 
-    def _read(self, source: str, data: bytes, how: tuple[str, ...]) -> None:
-        if len(data) < WINDOW:
+    def _read(self, data: bytes, how: tuple[str, ...], found: list[Hit], seen: dict[bytes, int]) -> None:
+        if len(data) < WINDOW or seen.get(digest := _digest(data), MAX_DEPTH + 1) <= len(how):
             return
-        digest = hashlib.blake2b(data, digest_size=16).digest()
-        if self._seen.get(digest, MAX_DEPTH + 1) <= len(how):
-            return
-        self._seen[digest] = len(how)
+        seen[digest] = len(how)
         self.pieces += 1
-        self._look(source, np.frombuffer(data, np.uint8), how, 1)
+        self._look(np.frombuffer(data, np.uint8), how, 1, found)
         for form, values in float_forms(data):
-            self._look(source, values, (*how, form), 2)
-        if len(how) < MAX_DEPTH:
+            self._look(values, (*how, form), 2, found)
+        if len(how) < MAX_DEPTH and how[-1:] != (BROKEN,):
             for form, inner in decoded(data):
-                self._read(source, inner, (*how, form))
+                self._read(inner, (*how, form), found, seen)
 
-    def _look(self, source: str, data: Array, how: tuple[str, ...], step: int) -> None:
+    def _look(self, data: Array, how: tuple[str, ...], step: int, found: list[Hit]) -> None:
         self.read += len(data)
+        count: Counter[int] = Counter()
         for offset, label in self.index.find(data, step):
-            key = (self.index.classes[label], source, how)
-            self._count[key] += 1
-            if self._count[key] <= self.most:
-                self.hits.append(Hit(key[0], source, how, offset))
+            count[label] += 1
+            if count[label] <= self.most:
+                found.append(Hit(self.index.classes[label], "", "", how, offset))
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def float_forms(data: bytes) -> Iterator[tuple[str, Array]]:
@@ -287,14 +293,18 @@ def _from_hex(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _from_numbers(data: bytes) -> Iterator[tuple[str, bytes]]:
-    lists = [
-        np.array(re.sub(rb"[^0-9eE.+-]+", b" ", run).split(), dtype="S32").astype(np.float64)
-        for run in NUMBERS.findall(data)
-    ]
-    if lists:
-        with np.errstate(all="ignore"):
-            yield "numbers", b"".join(values.astype("<f2").tobytes() for values in lists)
-            yield "integers", b"".join(values.astype(np.int64).astype(np.uint8).tobytes() for values in lists)
+    values, whole = [], []
+    for run in NUMBERS.findall(data):
+        words = re.sub(rb"[^0-9eE.+-]+", b" ", run).split()
+        numbers = np.array(words, dtype="S32").astype(np.float64)
+        values.append(numbers)
+        if (numbers == np.floor(numbers)).all() and (np.abs(numbers) < 256).all():
+            whole.append(numbers.astype(np.int64).astype(np.uint8))
+    with np.errstate(all="ignore"):
+        if values:
+            yield "numbers", np.concatenate(values).astype("<f2").tobytes()
+    if whole:
+        yield "integers", np.concatenate(whole).tobytes()
 
 
 def _unpacked(data: bytes) -> Iterator[tuple[str, bytes]]:
@@ -320,28 +330,37 @@ def _places(data: bytes, magic: bytes) -> Iterator[int]:
         at = data.find(magic, at + 1)
 
 
-# Deflate: a stream is tried wherever one can begin
+# Deflate: a stream is tried wherever one can begin. Most that go wrong are no streams but chance: what they give is
+# looked at and not decoded further.
+BROKEN = "broken deflate"
+PRINTABLE = np.array([32 <= byte < 127 or byte in b"\t\r\n" for byte in range(256)])
 
 
 def _inflated(data: bytes) -> Iterator[tuple[str, bytes]]:
-    view, out, size = memoryview(data), [], 0
+    view, out = memoryview(data), {"deflate": bytearray(), BROKEN: bytearray()}
     for at in deflate_places(data):
-        if got := _inflate(view, at):
-            out.append(got)
-            size += len(got)
-            assert size < MAX_OUTPUT, "Expected less inside compressed streams: raise MAX_OUTPUT."
-    if out:
-        yield "deflate", b"\0".join(out)
+        got, whole = _inflate(view, at)
+        if got:
+            out["deflate" if whole else BROKEN] += got + b"\0"
+    for form, parts in out.items():
+        assert len(parts) < MAX_OUTPUT, "Expected less inside compressed streams: raise MAX_OUTPUT."
+        if parts:
+            yield form, bytes(parts)
 
 
 def deflate_places(data: bytes) -> Iterable[int]:
-    """Offsets at which a block with Huffman codes may begin. (What is in a stored block is there as it is.)"""
+    """Offsets at which a block with Huffman codes may begin. (What is in a stored block is there as it is.)
+
+    Where the next 16 bytes are all printable there is text: of streams that pack anything, one in 10^7 looks so.
+    """
     padded = np.frombuffer(data + bytes(16), np.uint8)
     places = [np.zeros(0, np.int64)]
     for start in range(0, len(data), CHUNK):
         part = padded[start : start + CHUNK + 16]
         places.append(start + _block_starts(part, min(CHUNK, len(data) - start)))
-    return [int(at) for at in np.concatenate(places)]
+    found = np.concatenate(places)
+    odd = np.concatenate([[0], np.cumsum(PRINTABLE[padded] == 0)])
+    return [int(at) for at in found[odd[np.minimum(found + WINDOW, len(data))] > odd[found]]]
 
 
 def _block_starts(part: Array, count: int) -> Array:
@@ -361,22 +380,22 @@ def _block_starts(part: Array, count: int) -> Array:
     return np.sort(np.concatenate([fixed, dynamic[filled == 128]]))
 
 
-def _inflate(view: memoryview, at: int) -> bytes:
-    """The stream at an offset as far as it goes, or nothing when it is shorter than a window."""
+def _inflate(view: memoryview, at: int) -> tuple[bytes, bool]:
+    """The stream at an offset as far as it goes, nothing when it is shorter than a window; and whether it came to its
+    end, to that of the data, or at least so far that it is no chance."""
     stream = zlib.decompressobj(-15)
     try:
         if len(stream.decompress(view[at : at + 256], WINDOW)) < WINDOW:
-            return b""
+            return b"", False
     except zlib.error:
-        return b""
-    stream, out, size = zlib.decompressobj(-15), [], 0
+        return b"", False
+    stream, out, start = zlib.decompressobj(-15), bytearray(), at
     while at < len(view) and not stream.eof:
-        step = 64 if size < 4096 else 4096
+        step = 64 if at - start < 4096 else 4096
         try:
-            out.append(stream.decompress(view[at : at + step]))
+            out += stream.decompress(view[at : at + step])
         except zlib.error:
-            break
-        size += len(out[-1])
+            return bytes(out), at - start >= 1024
         at += step
-        assert size < MAX_OUTPUT, "Expected less inside a compressed stream: raise MAX_OUTPUT."
-    return b"".join(out)
+        assert len(out) < MAX_OUTPUT, "Expected less inside a compressed stream: raise MAX_OUTPUT."
+    return bytes(out), True

@@ -1,7 +1,7 @@
 """Helpers of tests that kill: a disk that dies at the k-th write, one site and its coordinator, a real kill -9.
 
-In process a death is a `Killed` at a durable write (`os.pwrite`, `os.fsync`, `os.replace`, `os.ftruncate`, `os.unlink`
-or a commit of sqlite); from then on nothing more is written, and `Disk.end` lets go of what a dead process would: its
+In process a death is a `Killed` at a durable write (`os.pwrite`, `fsync`, `replace`, `ftruncate`, `unlink`, or a
+commit of sqlite); from then on nothing more is written, and `Disk.end` lets go of what a dead process would: its
 descriptors and its databases. `python -m tests.deaths HOME` is the real thing: a process that forks one site agent
 per connection, to be ended by SIGKILL.
 """
@@ -108,7 +108,9 @@ class Disk:
     @contextlib.contextmanager
     def mounted(self) -> Iterator[Disk]:
         """Writes of this process go to this disk; at the end everything on it is closed."""
-        real = {name: getattr(os, name) for name in ("open", "pwrite", "fsync", "replace", "ftruncate", "unlink")}
+        real = {
+            name: getattr(os, name) for name in ("open", "pwrite", "fsync", "replace", "ftruncate", "unlink")
+        }
         connect, disk = sqlite3.connect, self
 
         def opened(path: Any, *more: Any, **named: Any) -> int:
@@ -208,9 +210,7 @@ class Office:
     def __init__(self, home: Path, study: StudyConfig | None = None, folder: str = "desk") -> None:
         study = study or small_study()
         self.key = SigningKey.load_or_create(home / "study.key")
-        keys = {
-            name: SigningKey.load_or_create(home / name / "site.key").public_hex for name in study.sites
-        }
+        keys = {name: SigningKey.load_or_create(home / name / "site.key").public_hex for name in study.sites}
         self.record = Record(home / folder, study, self.key, keys)
         self.desk = Desk(Coordinator(study, self.key, keys), self.record)
 
@@ -233,7 +233,7 @@ class Office:
 
 
 def site_leaves(home: Path, study: StudyConfig, copy: Path) -> tuple[list[Statement], int]:
-    """A site's log as its files say it, read and checked on a copy: statements, and how many a head on disk covers."""
+    """A site's log as its files say it, checked on a copy: statements, and how many a head on disk covers."""
     site, state = home / SITE, home / SITE / "state" / study.digest[:16]
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(state / "log", copy)
@@ -293,7 +293,7 @@ def receive_frame(connection: socket.socket) -> bytes | None:
     return _receive(connection, struct.unpack(">Q", head)[0]) if len(head) == 8 else None
 
 
-def _receive(connection: socket.socket, count: int) -> bytes | None | Any:
+def _receive(connection: socket.socket, count: int) -> bytes | Any | None:
     data = b""
     while len(data) < count:
         try:
