@@ -1,7 +1,7 @@
 """Secrets of a site in every form in which they could leave, and a search for them in everything that was captured.
 
-Needles are windows of at least 16 bytes: text in UTF-8 and UTF-16, bytes of files, rows of decoded pixels (as they
-resized, as float32 in 0..1 and normalised), and runs of 8 values of stored tokens as float16, float32, bfloat16 and
+Needles are windows of at least 16 bytes: text in UTF-8 and UTF-16, bytes of files, decoded pixels (as they are,
+resized, as float32 in 0..1), and runs of 8 values of stored tokens as float16, float32, bfloat16 and
 float64, also centred and scaled. Haystacks are searched as they are and, three levels deep, after base64 (every
 alignment, both alphabets), hex, zlib, gzip and raw deflate are undone wherever they occur.
 """
