@@ -6,6 +6,7 @@ the folder of images still holds them. Nothing that left before can be called ba
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -24,6 +25,7 @@ from cytosae_core.errors import DataError, SetupError
 from cytosae_core.keys import SigningKey
 from cytosae_core.tensors import write_atomic
 
+SALT_BYTES = 32
 # What a study leaves at a site beside its log, its seen requests and its ledger.
 PAYLOADS = ("pending", "approved", "accepted.safetensors", "accepted.json", "rows.json")
 
@@ -65,8 +67,10 @@ class Withdrawn:
         names = sorted({*self._names(), self._name(unit)})
         self._file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self._file, canonical_json(names))
-        deleted = _delete([self._home / "store"])
-        return deleted + sum(self._leave(folder, "patient") for folder in self._studies())
+        with contextlib.ExitStack() as stack:
+            logs = [(folder, stack.enter_context(self._log(folder))) for folder in self._studies()]
+            deleted = _delete([self._home / "store"])
+            return deleted + sum(_leave(folder, log, "patient") for folder, log in logs)
 
     def site(self, study: StudyConfig) -> int:
         """The site leaves one study; later requests are refused with code `withdrawn`."""
@@ -74,13 +78,14 @@ class Withdrawn:
         if not (folder / "study.json").exists():
             raise SetupError("Expected a study that this site took part in.", hint="Check --study.")
         write_atomic(folder / "withdrawn", b"withdrawn\n")
-        return self._leave(folder, "site")
+        with self._log(folder) as log:
+            return _leave(folder, log, "site")
 
-    def _leave(self, folder: Path, scope: str) -> int:
-        deleted = _delete([folder / name for name in PAYLOADS])
+    def _log(self, folder: Path) -> Log:
+        """The site's log of one study. Opened before anything is deleted: an agent that runs holds it."""
         study = study_from_dict(parse_json((folder / "study.json").read_bytes()))
         site = _site_of(study, folder)
-        log = Log.open(
+        return Log.open(
             folder / "log",
             origin=origin_of(study.digest, site),
             party=site,
@@ -89,12 +94,6 @@ class Withdrawn:
             signing=SigningKey.load_or_create(self._home / "site.key"),
             log_key=SigningKey.load_or_create(self._home / "state" / "log.key"),
         )
-        try:
-            log.append("withdraw", {"scope": scope, "payloads_deleted": deleted})
-            log.checkpoint()
-        finally:
-            log.close()
-        return deleted
 
     def _studies(self) -> Sequence[Path]:
         return sorted(path.parent for path in (self._home / "state").glob("*/study.json"))
@@ -107,12 +106,33 @@ class Withdrawn:
 
     def _salt(self) -> bytes:
         path = self._home / "state" / "withdrawn.salt"
-        if not path.exists():
+        if not path.exists() and not self._file.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(secrets.token_bytes(32))
-        return path.read_bytes()
+            _write_secret(path, secrets.token_bytes(SALT_BYTES))
+        salt = path.read_bytes() if path.exists() else b""
+        if len(salt) != SALT_BYTES:  # without it nobody who left would be recognised
+            raise SetupError("Expected the salt of the list of those who left.", hint="Restore state/.")
+        return salt
+
+
+def _write_secret(path: Path, data: bytes) -> None:
+    """Like `write_atomic`, readable by the owner only."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(descriptor)
+    os.replace(temporary, path)
+
+
+def _leave(folder: Path, log: Log, scope: str) -> int:
+    deleted = _delete([folder / name for name in PAYLOADS])
+    if not log.size:  # killed at its first start: nothing ever left, and the first entry is the session's
+        return deleted
+    log.append("withdraw", {"scope": scope, "payloads_deleted": deleted})
+    log.checkpoint()
+    return deleted
 
 
 def _site_of(study: StudyConfig, folder: Path) -> str:

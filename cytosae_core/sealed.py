@@ -133,7 +133,9 @@ def _pad(plaintext: bytes) -> bytes:
 
 
 def _unpad(padded: bytes) -> bytes:
-    (length,) = struct.unpack(">Q", padded[:8])
-    if 8 + length > len(padded) or any(padded[8 + length :]):
-        raise MessageError("Expected zeros after the content of a box.")
+    """What `_pad` padded. The sender is not trusted: one content has one form."""
+    length = int.from_bytes(padded[:8], "big")
+    zeros = len(padded) - 8 - length
+    if len(padded) % PAD_BYTES or not 0 <= zeros < PAD_BYTES or any(padded[8 + length :]):
+        raise MessageError("Expected a box's content with its length, and zeros after it.", reason="SEAL")
     return padded[8 : 8 + length]

@@ -85,7 +85,9 @@ class Desk:
             "seq": self._record.next_seq(site),
         }
         request = pack(header, body, REQUEST, self._coordinator.key)
-        return request, Sent(site, ask.kind, ask.round, sha256_hex(request), reply_key)
+        digest = sha256_hex(request)
+        self._record.sending(site, ask.kind, ask.round, digest)
+        return request, Sent(site, ask.kind, ask.round, digest, reply_key)
 
     def open_reply(self, data: bytes, sent: Sent) -> tuple[egress.Reply, bytes]:
         """The site's reply to exactly this request, and the signed bytes that it was read from.

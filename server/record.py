@@ -79,6 +79,7 @@ class Record:
                 "sites": self._site_keys,
             }
             self.log.append("enrol", more)
+        explained: set[str] = set()
         for leaf in self.log.leaves(0, self.log.size):
             found = read_leaf(leaf, {self._key.public_hex[:16]: self._key.public_hex})
             if found.kind == "release":
@@ -87,9 +88,13 @@ class Record:
                 self._aggregated.add(int(found.predicate["round"]))
             if found.kind == "ingress":
                 self.receipts.append(found.predicate)
+                explained.add(found.predicate["request_sha256"])
+            if found.kind == "fault":
+                explained |= set(found.predicate["requests"])
             if found.kind == "report":
                 self._report = found.predicate["report_sha256"]
                 self._report_size = int(found.predicate["seq"]) + 1
+        self._explain_lost(explained)
         for site in self._study.sites:
             keys = self._folder / "keys" / f"{site}.json"
             if keys.exists():
@@ -135,11 +140,22 @@ class Record:
         }
 
     def next_seq(self, site: str) -> int:
-        """The sequence number of the request that `ask` was made for: grows over restarts. On disk before it leaves,
-        with the head that the site is shown: a site that answers nobody may still have seen both."""
+        """The sequence number of the next request to a site: grows over restarts."""
         self._of(site)["seq"] += 1
-        self._write_sent()
         return int(self._of(site)["seq"])
+
+    def sending(self, site: str, kind: str, number: int, request_sha256: str) -> None:
+        """Before a request leaves: its number, its digest and the head that the site is shown are on disk, because a
+        site that answers nobody may still have seen and logged it."""
+        self._of(site).setdefault("out", {})[request_sha256] = [kind, number]
+        write_atomic(self._folder / "sent.json", canonical_json(self._sent))
+
+    def _explain_lost(self, explained: set[str]) -> None:
+        """After a restart: what was out and has neither receipt nor fault will never be answered."""
+        for site, entry in sorted(self._sent.items()):
+            for request, (kind, number) in sorted(entry.pop("out", {}).items()):
+                if request not in explained:
+                    self.fault(site, kind, number, "lost", [request])
 
     def _of(self, site: str) -> Json:
         return self._sent.setdefault(site, {"seq": 0, "heads": []})
@@ -147,9 +163,6 @@ class Record:
     def _read_sent(self) -> dict[str, Json]:
         path = self._folder / "sent.json"
         return dict(parse_json(path.read_bytes())) if path.exists() else {}
-
-    def _write_sent(self) -> None:
-        write_atomic(self._folder / "sent.json", canonical_json(self._sent))
 
     # Receiving
 
@@ -192,6 +205,7 @@ class Record:
         subjects = [("wire", sha256_hex(box)), ("payload", sha256_hex(payload))]
         self.log.append("ingress", fields, subjects)  # signed for with the next request
         self.receipts.append(fields)
+        self._of(site).get("out", {}).pop(context["request_sha256"], None)
 
     def _mirror(self, site: str, leaves: Sequence[bytes]) -> Mirror:
         """The copy of a site's log; its log keys come with its first leaf, signed by the pinned site key."""
@@ -270,6 +284,8 @@ class Record:
 
     def fault(self, site: str, kind: str, number: int, code: str, requests: Sequence[str]) -> None:
         """A site did not give a usable answer."""
+        for request in requests:
+            self._of(site).get("out", {}).pop(request, None)
         fields = {"site": site, "kind": kind, "round": number, "code": code, "requests": list(requests)}
         self.log.append("fault", fields)
 

@@ -261,15 +261,17 @@ class Direct:
     in_flight: int = 2
     given_out: list[bytes] = field(default_factory=list)
     _answers: list[Incoming] = field(default_factory=list)
+    _count: int = 0
 
     def sites(self) -> tuple[str, ...]:
         return tuple(sorted(self.handlers))
 
     def send(self, site: str, request: bytes, deadline_s: float) -> str:
         with self.disk.elsewhere():
-            data = self.handlers[site](request)
-        self.given_out.append(data)
-        self._answers.append(Incoming(f"{len(self.given_out)}", site, data))
+            data = self.handlers[site](request) if site in self.handlers else None
+        self.given_out += [data] if data else []
+        self._count += 1
+        self._answers.append(Incoming(f"{self._count}", site, data, "" if data else "unreachable"))
         return self._answers[-1].ticket
 
     def poll(self, wait_s: float) -> list[Incoming]:
