@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cytosae_core.errors import CytosaeError
+from cytosae_core.errors import CytosaeError, SetupError
 from cytosae_core.privacy.gate import GateCheck
-from cytosae_core.sae.checkpoint import load_checkpoint, save_checkpoint
 from cytosae_core.sae.scale import TokenScale
+from cytosae_core.tensors import load_tensors, pack_tensors, write_atomic
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,13 @@ class Accepted:
 
 
 class LastBase:
-    """Keeps one accepted dictionary in a study's folder of the site's state. It never leaves."""
+    """Keeps one accepted dictionary in a study's folder of the site's state. It never leaves.
+
+    One file, replaced at once: after a crash it is the old one or the new one, never none.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._path, self._last = folder / "accepted", None
+        self._path = folder / "accepted.safetensors"
 
     def keep(
         self, dictionary: torch.Tensor, scale: TokenScale, number: int, checks: Sequence[GateCheck]
@@ -37,18 +40,27 @@ class LastBase:
         """Remember an accepted dictionary and what the check `fvu` said of it."""
         fvu = next((check.value for check in checks if check.id == "fvu"), 1.0)
         tensors = {
-            "dictionary": dictionary.numpy(), "mean": scale.mean, "scale": np.array([scale.scale], np.float64)
+            "dictionary": dictionary.numpy(), "mean": scale.mean, "scale": np.array([scale.scale], np.float64),
+            "round": np.array([number], np.int64), "fvu": np.array([fvu], np.float64),
         }  # fmt: skip
-        save_checkpoint(self._path, tensors, {"round": number, "fvu": fvu})
+        write_atomic(self._path, pack_tensors(tensors))
 
     def last(self, shape: torch.Size) -> Accepted | None:
-        """The last accepted dictionary, None before the first or when it has another shape."""
+        """The last accepted dictionary, None before the first or when it has another shape.
+
+        Raises:
+            SetupError: the file is damaged. Without it a trap would be compared with nothing.
+        """
+        if not self._path.exists():
+            return None
         try:
-            found = load_checkpoint(self._path)
-        except (CytosaeError, OSError):
-            return None
-        dictionary = torch.from_numpy(found.tensors["dictionary"].copy())
-        if dictionary.shape != shape:
-            return None
-        scale = TokenScale(found.tensors["mean"], float(found.tensors["scale"][0]))
-        return Accepted(dictionary, scale, int(found.facts["round"]), float(found.facts["fvu"]))
+            found = load_tensors(self._path)
+            dictionary = torch.from_numpy(found["dictionary"].copy())
+            scale = TokenScale(found["mean"], float(found["scale"][0]))
+            accepted = Accepted(dictionary, scale, int(found["round"][0]), float(found["fvu"][0]))
+        except (CytosaeError, OSError, LookupError) as error:
+            raise SetupError(
+                "Expected the last accepted dictionary as it was kept.",
+                hint="Restore accepted.safetensors in the study's state, or call the coordinator.",
+            ) from error
+        return accepted if dictionary.shape == shape else None

