@@ -1,4 +1,4 @@
-"""What a site says about itself: versions and digests of a closed form."""
+"""What a site says about itself: versions, digests and coded words of a closed form."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ def software_version() -> str:
 
 
 def site_facts(site: Site) -> dict[str, str]:
-    """The facts of a hello: names of software, digests, unit, isolation (`allowed.HELLO_FACTS`)."""
+    """The facts of a hello: names of software, digests, unit, isolation, and the acquisition card and label map where
+    there are any (`allowed.HELLO_FACTS`)."""
+    known = {**site.acquisition, "label_map": site.label_map}
     return {
+        **{name: text for name, text in known.items() if text},
         "software": software_version(),
         "encoder_digest": site.store.encoder_digest,
         "policy": site.policy.name,

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,15 @@ from cytosae_core.policy import SitePolicy
 
 Array = NDArray[Any]
 TOKENS_PER_IMAGE = 257
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """A token store that also knows facts of the pictures; one without them releases none."""
+
+    def image_facts(self) -> NDArray[np.float32]: ...
+
+    def colours(self) -> NDArray[np.float32]: ...
 
 
 class Tokens(Protocol):
@@ -48,6 +57,8 @@ class Site:
         relay_isolation: `none` when agent and relay share a user, else `user`.
         start: tensors of the study's public start file, when the site has it: the first dictionary that comes must
             then be the one that the site computes itself.
+        acquisition: coded words about microscope and stain, for `hello`; empty when nobody said.
+        label_map: version and digest of the map that gave the labels; empty when there is none.
     """
 
     name: str
@@ -62,6 +73,8 @@ class Site:
     simulation: bool = False
     relay_isolation: str = "none"
     start: Mapping[str, Array] = field(default_factory=dict)
+    acquisition: Mapping[str, str] = field(default_factory=dict)
+    label_map: str = ""
 
     @classmethod
     def of(cls, cohort: Cohort, store: TokenStore, policy: SitePolicy, home: Path, **facts: Any) -> Site:
@@ -77,6 +90,8 @@ class Site:
             policy=policy,
             key=SigningKey.load_or_create(home / "site.key"),
             state=home / "state",
+            acquisition=cohort.acquisition,
+            label_map=cohort.label_map,
             **facts,
         )
 
@@ -110,7 +125,7 @@ class StudyData:
         attributes = np.full((len(names), len(statistics.attributes)), -1, dtype=np.int64)
         for column, attribute in enumerate(statistics.attributes):
             for row, values in enumerate(self.site.attributes):
-                attributes[row, column] = _level(values.get(attribute.name, ""), attribute.above)
+                attributes[row, column] = level(values.get(attribute.name, ""), attribute.above)
         return Labelled(
             labels=np.array([place.get(name, -1) for name in names], dtype=np.int64),
             units=self.unit_index,
@@ -140,12 +155,18 @@ class StudyData:
         token = rng.integers(TOKENS_PER_IMAGE, size=count)
         return self.site.store.gather(images[position], token), position
 
+    def pictures(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Facts [n, 4] and colour shares [n, 64] of the stored images; None when the store has none."""
+        store: object = self.site.store
+        return (store.image_facts(), store.colours()) if isinstance(store, Pictured) else None
+
     def read(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Tokens [b, 257, d] float32 and cell masks [b, 257] of stored images."""
         return self.site.store.tokens(start, stop).astype(np.float32), self.site.store.mask()[start:stop]
 
 
-def _level(text: str, above: float) -> int:
+def level(text: str, above: float) -> int:
+    """1 when the number in `text` is at least `above`, 0 when it is below, -1 when it is no number."""
     try:
         return int(float(text) >= above)
     except ValueError:

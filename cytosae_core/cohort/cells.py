@@ -39,11 +39,18 @@ class CellImage:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Images of one site. `unit` says what a unit is: `patient`, `slide` or `source_file`."""
+    """Images of one site. `unit` says what a unit is: `patient`, `slide` or `source_file`.
+
+    `acquisition` is the card of how they were taken (empty: nobody said), `label_map` names the map that gave them
+    the labels of studies (empty: labels are as they were), `notes` are sentences for local display.
+    """
 
     name: str
     unit: str
     images: tuple[CellImage, ...]
+    acquisition: Mapping[str, str] = field(default_factory=dict)
+    label_map: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:

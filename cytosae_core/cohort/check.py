@@ -23,7 +23,8 @@ MAX_UNREADABLE_SHARE = 0.05
 class CohortCheck:
     """What was found. `unreadable_files` and `duplicates` name files and stay at the site.
 
-    `reasons` counts unreadable files by reason; `decoder` says how this machine guards against hostile ones.
+    `reasons` counts unreadable files by reason; `decoder` says how this machine guards against hostile ones;
+    `acquisition` and `label_map` are what studies will be told of microscope, stain and labels.
     """
 
     unit: str
@@ -40,6 +41,8 @@ class CohortCheck:
     mean_rgb: tuple[float, float, float] | None = None
     problems: list[str] = field(default_factory=list)
     decoder: str = ""
+    acquisition: dict[str, str] = field(default_factory=dict)
+    label_map: str = ""
 
     @property
     def usable(self) -> bool:
@@ -64,6 +67,8 @@ class CohortCheck:
             "problems": self.problems,
             "usable": self.usable,
             "decoder": self.decoder,
+            "acquisition": self.acquisition,
+            "label_map": self.label_map,
         }
 
 
@@ -80,6 +85,9 @@ def check_cohort(cohort: Cohort, *, progress: Callable[[int, int], None] | None 
         (per_unit[0], per_unit[len(per_unit) // 2], per_unit[-1]),
         cohort.counts(),
         {label: len(units) for label, units in sorted(of_class.items())},
+        problems=list(cohort.notes),
+        acquisition=dict(cohort.acquisition),
+        label_map=cohort.label_map,
     )
     _decode(cohort, found, progress)
     found.decoder = str(protection())

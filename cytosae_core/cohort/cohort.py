@@ -2,8 +2,8 @@
 
 Three forms: `labels.csv` (columns `image`, `label`; optional `patient`, `slide`, `patient_or_slide`, `source_file`,
 `split`; every other column is kept as an attribute), one folder per class, or a
-public data set as published (`presets.py`). Nothing outside the folder is read:
-absolute paths, `..` and links of both kinds are refused.
+public data set as published (`presets.py`). Beside them there may be `acquisition.yaml` and `label-map.yaml`
+(`acquisition.py`). Nothing outside the folder is read: absolute paths, `..` and links of both kinds are refused.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ..errors import DataError
+from .acquisition import read_card, read_label_map
 from .cells import SUFFIXES, CellImage, Cohort, refuse_links
 from .presets import read_preset
 from .table import Row, check_path, read_table
@@ -40,7 +41,7 @@ def read_cohort(
     seed: int = 0,
     preset: str | None = None,
 ) -> Cohort:
-    """Read a cohort's table (images are not decoded here).
+    """Read a cohort's table (images are not decoded here). A label map, where there is one, is applied.
 
     Args:
         folder: holds `labels.csv`, or one sub-folder per class.
@@ -52,7 +53,7 @@ def read_cohort(
     Raises:
         DataError: no such folder, no images, missing column, empty label, duplicate row, a file that is missing,
             outside the folder, a link or of another type, two names that differ in case or accents' encoding only,
-            a patient in two splits.
+            a patient in two splits, an acquisition card or label map that is not of its closed form.
     """
     if folder.is_symlink() or not folder.is_dir():
         raise DataError(f"Expected a folder of images at {folder}.", hint="A real folder, not a link.")
@@ -62,10 +63,15 @@ def read_cohort(
     _refuse_twins(folder, images)
     if unit == "patient":
         _refuse_leakage(images)
+    card, mapping = read_card(folder), read_label_map(folder)
+    notes = tuple(mapping.idle(images)) if mapping else ()
+    images = mapping.apply(images) if mapping else images
     if max_images is not None and max_images < len(images):
         images = _subsample(images, max_images, seed)
     numbered = tuple(replace(image, index=index, root=folder) for index, image in enumerate(images))
-    return Cohort(name or folder.name, unit, numbered)
+    return Cohort(
+        name or folder.name, unit, numbered, card, mapping.fact if mapping else "", notes,
+    )  # fmt: skip
 
 
 def _read(folder: Path, preset: str | None) -> tuple[str, list[CellImage]]:

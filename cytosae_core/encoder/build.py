@@ -25,14 +25,26 @@ from ..canonical import canonical_json, parse_json
 from ..cohort import CellImage, Cohort, open_rgb
 from ..errors import DataError, MessageError, SetupError
 from .files import LEFTOVERS, claim, remove, turn, write_array, write_bytes
+from .image_facts import WIDTH, facts_of
 from .preprocess import to_input
-from .store import TOKENS, URN, EncodesImages, Pixels, TokenStore, open_store, shard_files, store_key
+from .store import (
+    TOKENS,
+    URN,
+    EncodesImages,
+    Pixels,
+    TokenStore,
+    open_store,
+    refuse_old,
+    shard_files,
+    store_key,
+)
 
 SHARD = 64  # images; 257 tokens x 384 x 2 bytes: 12.6 MB a shard at d = 384
 FLOAT16_MAX = 65504.0
 Progress = Callable[[int, int], None]
 Record = dict[str, list[int]]
-Decoded = tuple[Pixels, NDArray[np.bool_]] | None  # pixels and mask; none when the image cannot be read
+# Pixels, mask and facts of the picture; none when the image cannot be read.
+Decoded = tuple[Pixels, NDArray[np.bool_], NDArray[np.float32]] | None
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,8 @@ def build_store(
 
     Raises:
         DataError: no image can be read.
-        SetupError: another key in the folder, a damaged store, disk full or not writable, tokens beyond float16.
+        SetupError: another key or version in the folder, a damaged store, disk full or not writable, tokens beyond
+            float16.
     """
     plan = BuildPlan(batch=batch, workers=workers, progress=progress, rebuild=rebuild)
     key = store_key(cohort, encoder)  # reads every image: once
@@ -105,6 +118,8 @@ def build_shards(cohort: Cohort, encoder: EncodesImages, folder: Path, plan: Bui
 def _build(cohort: Cohort, encoder: EncodesImages, folder: Path, key: str, plan: BuildPlan) -> bool:
     with _disk_errors():
         folder.mkdir(parents=True, exist_ok=True)
+        if not plan.rebuild:
+            refuse_old(folder)
         with turn(folder):
             claim(folder, key, plan.rebuild)
         builder = _Builder(cohort, encoder, folder, key, plan)
@@ -173,17 +188,19 @@ class _Builder:
         record: Record = {"stored": [], "failed": []}
         tokens = [np.zeros((0, TOKENS, self.encoder.d), np.float16)]
         masks = [np.zeros((0, TOKENS), bool)]
+        facts = [np.zeros((0, WIDTH), np.float32)]
         for group, decoded in self._groups(number, decoder):
             good = [item for item in decoded if item is not None]
             for image, item in zip(group, decoded, strict=True):
                 record["failed" if item is None else "stored"].append(image.index)
             if good:
-                tokens.append(self._encode([pixels for pixels, _ in good]))
-                masks.append(np.stack([mask for _, mask in good]))
+                tokens.append(self._encode([pixels for pixels, _, _ in good]))
+                masks.append(np.stack([mask for _, mask, _ in good]))
+                facts.append(np.stack([fact for _, _, fact in good]))
             self._advance(len(group))
-        tokens_file, masks_file = shard_files(self.folder, number)
-        write_array(tokens_file, np.concatenate(tokens))
-        write_array(masks_file, np.concatenate(masks))
+        arrays = (np.concatenate(tokens), np.concatenate(masks), np.concatenate(facts))
+        for path, values in zip(shard_files(self.folder, number), arrays, strict=True):
+            write_array(path, values)
         write_bytes(self._record_file(number), canonical_json(record))
 
     def _groups(
@@ -208,10 +225,15 @@ class _Builder:
 
     def _decode(self, image: CellImage) -> Decoded:
         try:
-            pixels = self.encoder.pixels(open_rgb(image))
+            picture = open_rgb(image)
+            pixels = self.encoder.pixels(picture)
         except DataError:
             return None  # counted as failed; `cytosae site check` names the file
-        return pixels, self.encoder.mask_of(pixels)
+        return (
+            pixels,
+            self.encoder.mask_of(pixels),
+            facts_of(picture),
+        )  # facts: colours as the camera saw them
 
     def _encode(self, pixels: list[Pixels]) -> NDArray[np.float16]:
         tokens = self.encoder.encode(torch.stack([to_input(values) for values in pixels])).numpy()

@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from ..errors import SetupError
 from ..tensors import write_atomic
 
-OWN_FILES = ("tokens-*.npy", "masks-*.npy", "shard-*.json", "index.json", "golden.npy", ".lock-*")
+OWN_FILES = (
+    *("tokens-*.npy", "masks-*.npy", "facts-*.npy", "shard-*.json", "index.json", "golden.npy"),
+    ".lock-*",
+)
 LEFTOVERS = (".lock-*", ".key.*.tmp", ".golden.npy.*.tmp", ".index.json.*.tmp")  # of killed builders
 
 
@@ -50,7 +53,7 @@ def claim(folder: Path, key: str, rebuild: bool) -> None:
     found = owner.read_text() if owner.exists() else ""
     if found not in ("", key) and not rebuild:
         raise SetupError(
-            "Expected a folder for this token store, found one of other images or another encoder.",
+            "Expected a folder for this token store, found one of other images, encoder or version.",
             hint="Delete it, or use another folder.",
         )
     if found != key:

@@ -1,8 +1,9 @@
-"""The token store, read side: every image's tokens and cell mask on disk, written once, never recomputed.
+"""The token store, read side: every image's tokens, cell mask and picture facts on disk, written once.
 
     key                     store_key of the images and encoder that own the folder; replaced only once it is empty
     golden.npy              mean tokens of the golden cells, float32 [8, d]
     tokens-NNNNN.npy        float16 [b, 257, d]                           masks-NNNNN.npy   bool [b, 257]
+    facts-NNNNN.npy         float32 [b, 67], see `image_facts.py`
     shard-NNNNN.json        written last: which images the shard holds. A shard without it does not exist.
     index.json              urn, key, encoder digest, width, images in order, failed ones: the store is complete
 
@@ -22,8 +23,10 @@ from numpy.typing import NDArray
 from ..canonical import digest_of, parse_json
 from ..cohort import CellImage, Cohort, image_digest
 from ..errors import MessageError, SetupError
+from .image_facts import MEASURED, WIDTH, cell_size
 
-URN = "urn:cytosae:tokens:v2"
+URN = "urn:cytosae:tokens:v3"
+_VERSIONS = "urn:cytosae:tokens:v"
 TOKENS = 257  # CLS and 16 x 16 patches
 Pixels = NDArray[np.uint8]
 
@@ -76,11 +79,14 @@ class TokenStore:
         self.canary: NDArray[np.float32] = _load(folder / "golden.npy", (8, self.d), "float32")
         self._shards: list[NDArray[np.float16]] = []
         masks: list[NDArray[np.bool_]] = []
+        facts: list[NDArray[np.float32]] = []
         for number, count in enumerate(index["shards"]):
-            tokens, mask = shard_files(folder, number)
+            tokens, mask, fact = shard_files(folder, number)
             self._shards.append(_load(tokens, (count, TOKENS, self.d), "float16", mapped=count > 0))
             masks.append(_load(mask, (count, TOKENS), "bool"))
+            facts.append(_load(fact, (count, WIDTH), "float32"))
         self._mask: NDArray[np.bool_] = np.concatenate(masks)
+        self._facts: NDArray[np.float32] = np.concatenate(facts)
 
     def tokens(self, start: int, stop: int) -> NDArray[np.float16]:
         """Tokens [b, 257, d] float16 of stored images start .. stop."""
@@ -95,6 +101,15 @@ class TokenStore:
     def mask(self) -> NDArray[np.bool_]:
         """Stained-cell tokens [n, 257], CLS false."""
         return self._mask
+
+    def image_facts(self) -> NDArray[np.float32]:
+        """Brightness, saturation, focus and cell size [n, 4] (`config.IMAGE_FACTS`), of pictures as they came from
+        the camera. Cell size is NaN where the encoder marks no cell."""
+        return np.concatenate([self._facts[:, :MEASURED], cell_size(self._mask)[:, None]], axis=1)
+
+    def colours(self) -> NDArray[np.float32]:
+        """Shares of the pixels in 4 x 4 x 4 bins of R, G, B [n, 64], before any colours were matched."""
+        return self._facts[:, MEASURED:]
 
     def gather(self, image: NDArray[np.int64], token: NDArray[np.int64]) -> NDArray[np.float32]:
         """Single tokens [m, d] float32: token `token[i]` of stored image `image[i]`.
@@ -117,9 +132,24 @@ class TokenStore:
         return out
 
 
-def shard_files(folder: Path, number: int) -> tuple[Path, Path]:
-    """Files of a shard's tokens and masks."""
-    return folder / f"tokens-{number:05d}.npy", folder / f"masks-{number:05d}.npy"
+def shard_files(folder: Path, number: int) -> tuple[Path, Path, Path]:
+    """Files of a shard's tokens, masks and facts."""
+    tokens, masks, facts = (folder / f"{name}-{number:05d}.npy" for name in ("tokens", "masks", "facts"))
+    return tokens, masks, facts
+
+
+def refuse_old(folder: Path) -> None:
+    """SetupError when the folder holds a complete store of another version; anything else passes."""
+    try:
+        urn = str(parse_json((folder / "index.json").read_bytes())["urn"])
+    except (OSError, KeyError, TypeError, MessageError):
+        return
+    if urn.startswith(_VERSIONS) and urn != URN:
+        raise SetupError(
+            f"Expected a token store of version {URN[len(_VERSIONS) :]}, got version {urn[len(_VERSIONS) :][:8]}.",
+            hint=f"Delete {folder}: the next run embeds the images again and keeps facts of the pictures.",
+            reason="STORE_VERSION",
+        )
 
 
 def _load(path: Path, shape: tuple[int, ...], dtype: str, *, mapped: bool = False) -> NDArray[Any]:
@@ -134,9 +164,10 @@ def open_store(folder: Path, *, key: str | None = None) -> TokenStore:
     """Open a complete store; tokens stay on disk.
 
     Raises:
-        SetupError: incomplete, damaged, or of another key than `key`.
+        SetupError: incomplete, damaged, of another version, or of another key than `key`.
     """
     try:
+        refuse_old(folder)
         index = parse_json((folder / "index.json").read_bytes())
         if index["urn"] != URN or (key is not None and index["key"] != key):
             raise SetupError(
