@@ -58,6 +58,47 @@ ALLOWED: tuple[Field, ...] = (
     Field(
         "describe", "reliability", "float32", ("1",), "metric", ALL, "agreement of two halves of the units"
     ),
+    Field(
+        "describe", "auroc_adjusted", "float32", ("n", "t"), "share", ALL, "the same with cell size taken out"
+    ),
+    Field(
+        "describe",
+        "confound",
+        "float32",
+        ("n", "i"),
+        "metric",
+        ALL,
+        "does a concept follow light, focus or size?",
+    ),
+    Field(
+        "describe", "recurrence", "float32", ("n",), "metric", ALL, "nearest row of the site's own dictionary"
+    ),
+    Field(
+        "describe", "recurrence_init", "float32", ("n",), "metric", ALL, "the same before that was trained"
+    ),
+    Field("describe", "recurrence_null", "float32", ("1",), "metric", ALL, "the same for permuted rows"),
+    Field(
+        "describe",
+        "image_facts",
+        "float32",
+        ("i", "2"),
+        "metric",
+        ALL,
+        "light, focus, size: mean and SD over units",
+    ),
+    Field("describe", "image_histogram", "float32", ("i", "o"), "count", ALL, "drift: units per bin"),
+    *(
+        Field(
+            "describe",
+            f"colour_class_{moment}",
+            "float32",
+            ("c", "b"),
+            "metric",
+            ALL,
+            "control: colours alone",
+        )
+        for moment in ("mean", "var")
+    ),
     *(
         Field("describe", f"{view}_{part}_{moment}", "float32", shape, "metric", ALL, why)
         for view, width in (("code", "n"), ("embedding", "d"))
@@ -71,6 +112,24 @@ ALLOWED: tuple[Field, ...] = (
     ),
     Field("describe", "same_site_null", "float32", ("v",), "metric", ALL, "control: two halves of one site"),
     Field("score", "balanced_accuracy", "float32", ("p",), "share", ALL, "leave-one-site-out result"),
+    Field("score", "balanced_accuracy_se", "float32", ("p",), "metric", ALL, "its error, by units resampled"),
+    Field(
+        "score",
+        "calibration",
+        "float32",
+        ("c", "k"),
+        "metric",
+        ALL,
+        "do the probe's probabilities hold here?",
+    ),
+    Field("score", "subgroup", "float32", ("u", "2"), "metric", ALL, "gap between subgroups and its error"),
+    Field(
+        "score", "ablation", "float32", ("n", "c"), "metric", ALL, "what a concept adds to a class's evidence"
+    ),
+    Field(
+        "score", "concept_site", "float32", ("n",), "share", ALL, "does a concept tell this site from others?"
+    ),
+    Field("score", "concept_site_null", "float32", ("n",), "share", ALL, "control: two halves of this site"),
     Field(
         "score", "site_recall", "float32", ("v", "s"), "share", ALL, "can the site be read from the codes?"
     ),
@@ -85,7 +144,8 @@ NEVER = (
     "free text of any kind",
 )
 
-# Closed set of JSON values in a reply's header beside the tensors: names of software and digests only.
+# Closed set of JSON values in a reply's header beside the tensors: names of software, digests, and coded words about
+# microscope and stain that the site chose to tell. A fact that is unknown is left out.
 HELLO_FACTS = {
     "software": re.compile(r"[0-9a-z.+]{1,20}|uninstalled"),
     "encoder_digest": re.compile(r"[0-9a-f]{64}"),
@@ -93,6 +153,13 @@ HELLO_FACTS = {
     "policy": re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}"),
     "unit": re.compile(r"patient|slide|source_file|image"),
     "relay_isolation": re.compile(r"none|user"),
+    # The acquisition card: coded words with a letter, no sentence, no serial number (five digits in a row), no date.
+    **{
+        name: re.compile(r"(?=[^a-z]*[a-z])(?!.*[0-9]{5})[a-z0-9][a-z0-9.+-]{0,23}")
+        for name in ("scanner", "objective", "stain", "camera")
+    },
+    "um_per_px": re.compile(r"(?!0*(\.0*)?\Z)[0-9]{1,2}(\.[0-9]{1,4})?"),
+    "label_map": re.compile(r"v[1-9][0-9]{0,3}-[0-9a-f]{16}"),
 }
 # Header, signature, padding and proof beside the tensors of a message, bytes.
 MAX_OVERHEAD_BYTES = 64 * 1024

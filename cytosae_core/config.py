@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from .canonical import digest_of
 from .errors import StudyError
+from .plan import Criterion, Endpoint, PlanConfig, Stage
 from .strict_yaml import load_yaml as load_yaml
 
 URN = "urn:cytosae:study:v1"
@@ -22,11 +23,16 @@ INITS = ("public-kmeans", "random", "file")
 RULES = ("firing-weighted", "size-weighted")
 GOLDEN_CELLS = 8
 VIEWS = ("raw", "standardised", "embedding")
-PROBES = ("standardised codes", "raw codes", "raw embeddings", "shuffled labels")
+PROBES = ("standardised codes", "raw codes", "raw embeddings", "shuffled labels", "colour histogram")
+IMAGE_FACTS = ("brightness", "saturation", "focus", "cell size")
+CALIBRATION = ("slope", "slope_se", "citl", "observed", "expected", "brier", "ece")
+COLOUR_BINS = 64
+HISTOGRAM_BINS = 10
 QUALITY = ("sse", "ss_global", "ss_own", "tokens", "l0", "dead_fraction")
 COORDINATOR = "coordinator"
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 COUNTS = ("images", "units", "train_units", "test_units")
 
 
@@ -88,17 +94,26 @@ class Attribute:
 @dataclass(frozen=True)
 class StatisticsConfig:
     """Classes and attributes that concepts are tested for; `test_share` of the units is held out;
-    `eval_tokens`: held-out tokens per site for FVU."""
+    `eval_tokens`: held-out tokens per site for FVU; `bootstrap`: resamples of a site's units; `recurrence_steps`:
+    local training steps of the dictionary that a site compares concepts with (0: recurrence is not assessed);
+    `subgroups`: yes/no columns between which transfer is compared."""
 
     classes: tuple[str, ...] = ()
     attributes: tuple[Attribute, ...] = ()
+    subgroups: tuple[Attribute, ...] = ()
     test_share: float = 0.4
     eval_tokens: int = 2048
+    bootstrap: int = 2000
+    recurrence_steps: int = 0
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """The whole protocol. Raises StudyError when values do not fit together."""
+    """The whole protocol. Raises StudyError when values do not fit together.
+
+    `stage` and `part_of` are empty in the protocol that is signed. Each stage of the plan runs under a protocol of
+    its own, derived from the signed one: its name, the signed one's digest, and the stage's sites (`for_stage`).
+    """
 
     name: str
     sites: tuple[str, ...]
@@ -113,6 +128,9 @@ class StudyConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    stage: str = ""
+    part_of: str = ""
 
     def __post_init__(self) -> None:
         _one_of("kind", self.kind, KINDS)
@@ -121,6 +139,7 @@ class StudyConfig:
         _one_of("training.aggregation", self.training.aggregation, RULES)
         _one_of("profile", self.profile, ("evaluate_only", "masked"))
         self._check_combination()
+        self._check_plan()
         self._check_numbers()
 
     def _check_combination(self) -> None:
@@ -143,6 +162,20 @@ class StudyConfig:
         if not 1 <= self.rounds.quorum <= len(self.sites):
             raise StudyError(f"Expected 1 <= rounds.quorum <= {len(self.sites)}, got {self.rounds.quorum}.")
 
+    def _check_plan(self) -> None:
+        if bool(self.stage) != bool(self.part_of) or (self.part_of and not _DIGEST.fullmatch(self.part_of)):
+            raise StudyError("Expected stage and part_of (64 hex digits) together, or neither.")
+        for item in self.plan.stages if not self.stage else ():
+            unknown = sorted(set(item.sites) - set(self.sites))
+            if unknown:
+                raise StudyError(f"Expected sites of stage={item.name} among the study's, got {unknown}.")
+            item.check_size(len(item.sites or self.sites))
+        if self.stage:
+            self.plan.stage(self.stage)
+        high = [name for name in self.plan.concepts if int(name[1:]) >= self.dictionary.n]
+        if high:
+            raise StudyError(f"Expected plan.concepts below dictionary.n={self.dictionary.n}, got {high}.")
+
     def _check_numbers(self) -> None:
         checks = {
             "dictionary.n": 2 <= self.dictionary.n <= 1 << 20,
@@ -156,6 +189,8 @@ class StudyConfig:
             "training.row_clip": 0 < self.training.row_clip <= 2,
             "statistics.test_share": 0.05 <= self.statistics.test_share <= 0.5,
             "statistics.eval_tokens": 1 <= self.statistics.eval_tokens <= 1 << 24,
+            "statistics.bootstrap": 100 <= self.statistics.bootstrap <= 100_000,
+            "statistics.recurrence_steps": 0 <= self.statistics.recurrence_steps <= 100_000,
             "rounds.deadline_s": 0 < self.rounds.deadline_s <= 30 * 86400,
             "min_units": self.min_units >= 1 and (self.simulation or self.min_units >= 11),
         }
@@ -183,6 +218,11 @@ class StudyConfig:
             "q": len(QUALITY),
             "v": len(VIEWS),
             "p": len(PROBES),
+            "i": len(IMAGE_FACTS),
+            "k": len(CALIBRATION),
+            "b": COLOUR_BINS,
+            "o": HISTOGRAM_BINS,
+            "u": len(self.statistics.subgroups),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -193,6 +233,21 @@ class StudyConfig:
     def digest(self) -> str:
         """SHA-256 of the protocol: every request and reply carries it."""
         return digest_of(self.to_dict())
+
+    def for_stage(self, name: str) -> StudyConfig:
+        """The protocol of one stage of the plan: its sites, and a quorum that they can meet.
+
+        Anybody who holds the signed protocol makes the same one; its digest covers the signed one's.
+
+        Raises:
+            StudyError: no such stage, or this is a stage's protocol already.
+        """
+        if self.stage:
+            raise StudyError(f"Expected the signed protocol, got that of its stage={self.stage}.")
+        sites = self.plan.stage(name).sites or self.sites
+        ordered = tuple(site for site in self.sites if site in sites)
+        rules = replace(self.rounds, quorum=min(self.rounds.quorum, len(ordered)))
+        return replace(self, sites=ordered, rounds=rules, stage=name, part_of=self.digest)
 
 
 T = TypeVar("T")
@@ -216,7 +271,9 @@ _NESTED: dict[tuple[type, str], type] = {
     (StudyConfig, "training"): TrainingConfig,
     (StudyConfig, "rounds"): RoundsConfig,
     (StudyConfig, "statistics"): StatisticsConfig,
+    (StudyConfig, "plan"): PlanConfig,
 }
+_ITEMS: dict[str, type] = {f"tuple[{item.__name__}": item for item in (Attribute, Endpoint, Criterion, Stage)}
 
 
 def _build(cls: type[T], values: Any, where: str) -> T:
@@ -239,8 +296,9 @@ def _value(cls: type, key: str, kind: str, value: Any, where: str) -> Any:
     place = f"{where}.{key}"
     if (cls, key) in _NESTED:
         return _build(_NESTED[(cls, key)], value, place)
-    if kind.startswith("tuple[Attribute"):
-        return tuple(_build(Attribute, item, place) for item in _sequence(value, place))
+    for start, item in _ITEMS.items():
+        if kind.startswith(start):
+            return tuple(_build(item, entry, place) for entry in _sequence(value, place))
     if kind.startswith("tuple[str"):
         return tuple(_scalar("str", item, place) for item in _sequence(value, place))
     return _scalar(kind, value, place)

@@ -285,7 +285,7 @@ def read(envelope: Envelope, dims: Mapping[str, int], size: int) -> Reply:
         round=int(header["round"]),
         status=str(header["status"]),
         code=str(header.get("code", "")),
-        facts={str(k): str(v) for k, v in facts.items() if k in HELLO_FACTS},
+        facts=_read_facts(facts),
         suppressed={str(k): int(v) for k, v in suppressed.items()},
         tensors=tensors,
         sha256=envelope.sha256,
@@ -294,6 +294,15 @@ def read(envelope: Envelope, dims: Mapping[str, int], size: int) -> Reply:
 
 
 STATUS = ("ok", "refused")
+
+
+def _read_facts(facts: Mapping[Any, Any]) -> dict[str, str]:
+    """Facts of the closed set. What a site says stands in reports: text of another form is refused here too."""
+    known = {str(name): str(text) for name, text in facts.items() if name in HELLO_FACTS}
+    for name, text in known.items():
+        if not HELLO_FACTS[name].fullmatch(text):
+            raise MessageError(f"Expected fact={name} of its closed form.", reason="ENUM")
+    return known
 
 
 def _find(

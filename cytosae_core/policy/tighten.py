@@ -48,7 +48,9 @@ def demand(study: StudyConfig) -> Demand:
     """What `study` asks for."""
     rounds = study.training.rounds if study.kind == "train" else 0
     times = {**STEPS[study.kind], **({"round": rounds} if study.kind == "train" else {})}
-    per_kind = {kind: list(_fields(kind, study.profile)) for kind in times}
+    per_kind = {
+        kind: [field for field in _fields(kind, study.profile) if _asked(field, study)] for kind in times
+    }
     size = {
         kind: MAX_OVERHEAD_BYTES
         + sum(_size(field, study.dims) * np.dtype(field.dtype).itemsize for field in found)
@@ -70,6 +72,13 @@ def _fields(kind: str, profile: str) -> Iterator[Field]:
     for field in ALLOWED:
         if profile in field.profiles and (field.kind == kind or (field.kind == "*" and asked)):
             yield field
+
+
+def _asked(field: Field, study: StudyConfig) -> bool:
+    """Whether the protocol asks for a table that only some studies have."""
+    if field.name.startswith("recurrence"):
+        return study.statistics.recurrence_steps > 0 and study.dictionary.model == "pursuit"
+    return field.name != "subgroup" or bool(study.statistics.subgroups)
 
 
 def _size(field: Field, dims: Mapping[str, int]) -> int:

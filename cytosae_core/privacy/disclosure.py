@@ -81,8 +81,9 @@ FORBIDDEN = frozenset(
         *("optimizer", "optimiser", "bias", "momentum"),
     }
 )
-# `token_sum`, `token_square` and `token_count` are sums over all training tokens of a site, not tokens.
-SUMS = frozenset({"token_sum", "token_square", "token_count"})
+# `token_sum`, `token_square` and `token_count` are sums over all training tokens of a site, not tokens;
+# `image_facts` and `image_histogram` are moments and counts over units, not images.
+SUMS = frozenset({"token_sum", "token_square", "token_count", "image_facts", "image_histogram"})
 
 
 def names_an_extreme(name: str) -> bool:

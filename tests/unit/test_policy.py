@@ -10,7 +10,14 @@ import pytest
 
 from cytosae_core.allowed import ALLOWED
 from cytosae_core.canonical import canonical_json
-from cytosae_core.config import DictionaryConfig, EncoderConfig, StatisticsConfig, StudyConfig, TrainingConfig
+from cytosae_core.config import (
+    Attribute,
+    DictionaryConfig,
+    EncoderConfig,
+    StatisticsConfig,
+    StudyConfig,
+    TrainingConfig,
+)
 from cytosae_core.errors import CytosaeError, SetupError, StudyError
 from cytosae_core.keys import SigningKey, fingerprint
 from cytosae_core.policy import (
@@ -298,7 +305,10 @@ def test_a_study_can_only_tighten() -> None:
     assert tightened(replace(MASKED, min_units=20), study()).min_units == 20
     validate = tightened(MASKED, study(kind="validate", profile="evaluate_only"))
     assert validate.profile == "evaluate_only" and not validate.allows("delta") and validate.allows("auroc")
-    assert tightened(MASKED, study()) == MASKED
+    everything = StatisticsConfig(recurrence_steps=1, subgroups=(Attribute("sex", 0.5),))
+    assert tightened(MASKED, study(statistics=everything)) == MASKED
+    plain = tightened(MASKED, study())
+    assert not plain.allows("recurrence") and not plain.allows("subgroup") and plain.allows("ablation")
     public = POLICIES["public-data"]
     assert tightened(public, study(simulation=True)).min_units == 1
 
