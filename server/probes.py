@@ -15,6 +15,10 @@ Array = NDArray[Any]
 Tables = Mapping[str, Mapping[str, Array]]
 # Requests hold finite numbers: a dropped feature has this variance, so that it weighs nothing.
 DROPPED_VARIANCE = 1e30
+COLOUR = "colour"
+# Shares of pixels: 1 % more or less of a colour is never a finding. Without this floor colours decide that hardly
+# occur at the other sites (on three public sources the control was then below chance at one, .15 for .25).
+COLOUR_VARIANCE = 1e-4
 # With many sites, a site is told apart from its neighbours in the protocol's order only (4 on each side):
 # requests, memory and time stay independent of the number of sites.
 NEIGHBOURS = 4
@@ -31,19 +35,21 @@ class ScoreRequests:
 
     def __init__(self, study: StudyConfig, tables: Tables) -> None:
         self.study, self.tables = study, tables
-        self._sums = {view: ProbeSums() for view in VIEWS}
+        self._sums = {view: ProbeSums() for view in (*VIEWS, COLOUR)}
         for site in tables:
             table = tables[site]
-            for view in VIEWS:
-                self._sums[view].add(*class_moments(view, table))
+            for view, sums in self._sums.items():
+                if has_view(view, table):
+                    sums.add(*class_moments(view, table))
 
     def tensors(self, site: str) -> dict[str, Array]:
         """Probes of all sites but `site`, and half moments of the site and its peers, in the order of `peers`."""
         own = self.tables[site]
         out: dict[str, Array] = {}
-        for view in VIEWS:
-            probe = self._sums[view].without(*class_moments(view, own))
-            out |= _finite(view, probe)
+        for view, sums in self._sums.items():
+            if sums.count.size:
+                probe = sums.without(*class_moments(view, own)) if has_view(view, own) else sums.probe()
+                out |= _finite(view, probe)
         peers = [self.tables[self.study.sites[index]] for index in self.peers(site)]
         for name in PEER_TABLES:
             out[f"peer_{name}"] = np.stack([own[name], *(table[name] for table in peers)])
@@ -59,12 +65,17 @@ class ScoreRequests:
         return [known[(place + step) % count] for step in steps]
 
 
+def has_view(view: str, table: Mapping[str, Array]) -> bool:
+    """Whether a site sent class moments of this view; colours come only from sites that keep facts of pictures."""
+    return view != COLOUR or all(f"colour_class_{part}" in table for part in ("mean", "var"))
+
+
 def class_moments(view: str, table: Mapping[str, Array]) -> tuple[Array, Array]:
     """Class means and variances [c, w] of one site in one view, NaN where withheld.
 
     A site with a single class has no contrast to teach (its standardised mean is zero): it is left out.
     """
-    name = "embedding" if view == "embedding" else "code"
+    name = view if view in ("embedding", COLOUR) else "code"
     mean = table[f"{name}_class_mean"].astype(np.float64)
     variance = table[f"{name}_class_var"].astype(np.float64)
     if (~np.isnan(mean).all(axis=1)).sum() < 2:
@@ -79,7 +90,8 @@ def class_moments(view: str, table: Mapping[str, Array]) -> tuple[Array, Array]:
 
 
 def _finite(view: str, probe: Probe) -> dict[str, Array]:
+    floor = COLOUR_VARIANCE if view == COLOUR else 0.0
     return {
         f"probe_{view}_mean": probe.mean.astype(np.float32),
-        f"probe_{view}_var": np.minimum(probe.variance, DROPPED_VARIANCE).astype(np.float32),
+        f"probe_{view}_var": np.clip(probe.variance, floor, DROPPED_VARIANCE).astype(np.float32),
     }

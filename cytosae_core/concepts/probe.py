@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 VARIANCE_FLOOR = 1e-6
+CHUNK_BYTES = 64 * 1024 * 1024  # of float64 copies of features, at any width
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,49 @@ class Probe:
 
     def predict(self, features: NDArray[np.float32]) -> Ints:
         """Class index of each row of `features` [images, w]."""
+        return np.asarray(np.argmax(self.scores(features), axis=1), dtype=np.int64)
+
+    def scores(self, features: NDArray[np.float32]) -> Floats:
+        """Evidence for each class, [images, c]: minus half the squared distance to its mean in units of `variance`,
+        without the part that all classes share; -inf for an unknown class. Softmax gives the probabilities that this
+        Gaussian model states for classes that are equally frequent."""
         known = ~np.isnan(self.mean).any(axis=1)
-        distance = np.full((len(features), len(self.mean)), np.inf)
-        for index in np.flatnonzero(known):
-            distance[:, index] = ((features - self.mean[index]) ** 2 / self.variance).sum(axis=1)
-        return np.asarray(np.argmin(distance, axis=1), dtype=np.int64)
+        weight = self.mean[known] / self.variance
+        offset = (weight * self.mean[known]).sum(axis=1) / 2
+        out = np.full((len(features), len(self.mean)), -np.inf)
+        step = max(1, CHUNK_BYTES // (8 * max(1, features.shape[1])))
+        for start in range(0, len(features), step):
+            part = features[start : start + step].astype(np.float64)
+            out[start : start + step, known] = part @ weight.T - offset
+        return out
+
+
+@dataclass(frozen=True)
+class AppliedProbe:
+    """A probe of other sites on those images of a site whose class both sides have.
+
+    Attributes:
+        probe: the probe, its other classes unknown.
+        chosen: [images] which images those are.
+        scores: [m, c] evidence of the chosen images.
+    """
+
+    probe: Probe
+    chosen: NDArray[np.bool_]
+    scores: Floats
+
+
+def apply_probe(probe: Probe, features: NDArray[np.float32], labels: Ints) -> AppliedProbe | None:
+    """`probe` on `features` [images, w] with `labels` (-1: no class of the study); None below two shared classes."""
+    taught = np.flatnonzero(~np.isnan(probe.mean).any(axis=1))
+    shared = np.intersect1d(labels, taught)
+    if len(shared) < 2:
+        return None
+    mean = np.full_like(probe.mean, np.nan)
+    mean[shared] = probe.mean[shared]
+    chosen = np.isin(labels, shared)
+    restricted = Probe(mean, probe.variance)
+    return AppliedProbe(restricted, chosen, restricted.scores(features[chosen]))
 
 
 def class_moments(

@@ -69,6 +69,8 @@ def concept_tables(
 
 def _not_dominated(backing: Ints, values: Array, units: Ints, dominance: Dominance) -> Ints:
     """`backing` with 0 where a few units make up most of a sum over units [w] of mean values [images, w]."""
+    if not len(units):
+        return np.zeros_like(backing)  # a site without any of the protocol's classes
     index = np.unique(units, return_inverse=True)[1]
     sums = np.zeros((int(index.max()) + 1, values.shape[1]))
     np.add.at(sums, index, np.abs(values))
