@@ -5,49 +5,140 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 ERRORS = (1e-6, 1.0)
+HALF_STEP = 0.0005
+THIRD = -0.43072729929545756  # 1/3 quantile of the normal distribution
+ENDS = ("mean", "low", "high", "prediction_low", "prediction_high")
 KEYS = ("estimate", "low", "high", "prediction_low", "prediction_high", "tau2", "i2", "h2")
 
 
+def logit_effects(aurocs: Sequence[float], errors: Sequence[float]) -> tuple[list[float], list[float]]:
+    """ln(A / (1 - A)) and (SE / (A (1 - A)))^2 of the sites that have both; NaN or SE > 1: the site has not.
+
+    Released AUROCs have 3 decimals: 0 and 1 become .0005 and .9995, and an error below .0005 becomes that.
+    """
+    y, v = [], []
+    for auroc, error in zip(aurocs, errors, strict=True):
+        if math.isnan(auroc) or not error <= ERRORS[1]:
+            continue
+        inside = min(max(auroc, HALF_STEP), 1 - HALF_STEP)
+        y.append(math.log(inside / (1 - inside)))
+        v.append((max(error, HALF_STEP) / (inside * (1 - inside))) ** 2)
+    return y, v
+
+
+def concept_of(aurocs: Sequence[float], errors: Sequence[float]) -> dict[str, float | None]:
+    """A concept's pooled columns in report.json, from its sites' AUROCs and standard errors at its target."""
+    y, v = logit_effects(aurocs, errors)
+    names = (*KEYS, "p", "probability_new_site")
+    if len(y) < 3:
+        return dict.fromkeys(names)
+    fit = fit_of(y, v)
+    ends = {name: expit(fit[other]) for name, other in zip(KEYS[:5], ENDS, strict=True)}
+    return {
+        **ends,
+        **{name: fit[name] for name in ("tau2", "i2", "h2", "p")},
+        "probability_new_site": _side(fit),
+    }
+
+
+def _side(fit: dict[str, float]) -> float:
+    """Probability that a new site's true effect is on the pooled effect's side of .5."""
+    inside = _two_sided(abs(fit["centre"]) / fit["spread"], round(fit["sites"]) - 2)
+    return 0.5 + math.copysign(inside, fit["centre"] * fit["mean"]) / 2
+
+
+def expit(value: float) -> float:
+    """1 / (1 + exp(-x))."""
+    return (1 + math.tanh(value / 2)) / 2
+
+
+def fit_of(y: Sequence[float], v: Sequence[float]) -> dict[str, float]:
+    """Random effects of at least 3 sites, on the scale of `y`: mean, variance, ends, tau2, i2, h2, q, p, sites."""
+    tau2, df, w0 = reml(y, v), len(y) - 1, [1 / item for item in v]
+    w = [1 / (item + tau2) for item in v]
+    mean = _dot(w, y) / math.fsum(w)
+    scatter = _dot(w, [(item - mean) ** 2 for item in y]) / df
+    variance = max(scatter, 1.0) / math.fsum(w)
+    typical = df * math.fsum(w0) / _pairs(w0)
+    centre, spread = _new_site(y, v, upper_tau2(y, v, tau2))
+    half, wide = t_quantile(df) * math.sqrt(variance), t_quantile(df - 1) * spread
+    equal = _dot(w0, y) / math.fsum(w0)
+    return {
+        "mean": mean, "variance": variance, "low": mean - half, "high": mean + half,
+        "prediction_low": centre - wide, "prediction_high": centre + wide, "centre": centre, "spread": spread,
+        "tau2": tau2, "i2": tau2 / (tau2 + typical), "h2": (tau2 + typical) / typical,
+        "q": _dot(w0, [(item - equal) ** 2 for item in y]),
+        "p": 1 - _two_sided(abs(mean) / math.sqrt(variance), df), "sites": float(len(y)),
+    }  # fmt: skip
+
+
+def _new_site(y: Sequence[float], v: Sequence[float], tau2: float) -> tuple[float, float]:
+    """Centre and spread of a new site's true effect, for the tau^2 that prediction intervals use."""
+    w = [1 / (item + tau2) for item in v]
+    mean = _dot(w, y) / math.fsum(w)
+    scatter = _dot(w, [(item - mean) ** 2 for item in y]) / (len(y) - 1)
+    return mean, math.sqrt(tau2 + max(scatter, 1.0) / math.fsum(w))
+
+
+def upper_tau2(y: Sequence[float], v: Sequence[float], at: float) -> float:
+    """Upper 2/3 confidence limit of tau^2, where Q falls to the 1/3 quantile of chi^2 (Wilson and Hilferty), found by
+    Newton; `at` when it lies below."""
+    df = len(y) - 1
+    target = df * (1 - 2 / (9 * df) + THIRD * math.sqrt(2 / (9 * df))) ** 3
+    for _ in range(300):
+        w = [1 / (item + at) for item in v]
+        mean = _dot(w, y) / math.fsum(w)
+        rest = [(item - mean) ** 2 for item in y]
+        step = (_dot(w, rest) - target) / max(_dot([item * item for item in w], rest), 1e-300)
+        if step <= 1e-11 * at:
+            break
+        at += step
+    return at
+
+
 def meta_of(aurocs: Sequence[float], errors: Sequence[float]) -> dict[str, Any]:
-    """What a concept's `meta` in report.json must be, from the AUROCs and standard errors that it shows."""
+    """Meta-analysis of AUROCs as they are shown; nothing is estimated when one of them has no logit or no error."""
     inside = all(0 < a < 1 for a in aurocs) and all(ERRORS[0] <= error <= ERRORS[1] for error in errors)
     if len(aurocs) < 3 or not inside:
         return {**dict.fromkeys(KEYS), "sites": len(aurocs), "status": "not_estimable"}
     y = [math.log(a / (1 - a)) for a in aurocs]
-    v = [(error / (a * (1 - a))) ** 2 for a, error in zip(aurocs, errors, strict=True)]
-    tau2, df, w0 = reml(y, v), len(y) - 1, [1 / item for item in v]
-    w = [1 / (item + tau2) for item in v]
-    mean = _dot(w, y) / sum(w)
-    variance = max(_dot(w, [(item - mean) ** 2 for item in y]) / (df * sum(w)), 1 / sum(w))
-    typical = df * sum(w0) / _pairs(w0)
-    half, wide = t_quantile(df) * math.sqrt(variance), t_quantile(df - 1) * math.sqrt(tau2 + variance)
-    ends = [
-        (1 + math.tanh(item / 2)) / 2 for item in (mean, mean - half, mean + half, mean - wide, mean + wide)
-    ]
-    spread = [tau2, tau2 / (tau2 + typical), (tau2 + typical) / typical]
-    return {**dict(zip(KEYS, ends + spread, strict=True)), "sites": len(y), "status": "estimated"}
+    fit = fit_of(y, [(error / (a * (1 - a))) ** 2 for a, error in zip(aurocs, errors, strict=True)])
+    numbers = [*(expit(fit[name]) for name in ENDS), *(fit[name] for name in ("tau2", "i2", "h2"))]
+    return {**dict(zip(KEYS, numbers, strict=True)), "sites": len(y), "status": "estimated"}
 
 
 def reml(y: Sequence[float], v: Sequence[float]) -> float:
-    """Between-study variance: where the restricted likelihood is flat, 0 when it falls from there."""
+    """Between-study variance: 0 when the restricted likelihood falls from there, else where it is flat for the first
+    time, bracketed by 1e-4, 8e-4, ...; then Fisher scoring inside the bracket, which is halved after 12 steps."""
+    at, low, high = 0.0, 0.0, 1e-4
+    slope, speed = _slope(y, v, at)
+    if slope <= 0:
+        return 0.0
+    while (found := _slope(y, v, high))[0] > 0:
+        (slope, speed), at, low, high = found, high, high, 8 * high
+    for step in range(100):
+        new = at + slope / speed
+        if not low < new < high or step >= 12:
+            new = (low + high) / 2
+        slope, speed = _slope(y, v, new)
+        low, high = (new, high) if slope > 0 else (low, new)
+        done, at = abs(new - at) <= 1e-11 * new, new
+        if done:
+            break
+    return at
 
-    def slope(tau2: float) -> float:
-        w = [1 / (item + tau2) for item in v]
-        mean = _dot(w, y) / sum(w)
-        return _dot(w, [a * (b - mean) ** 2 for a, b in zip(w, y, strict=True)]) - _pairs(w) / sum(w)
 
-    low, high = 0.0, 1.0
-    if slope(low) <= 0:
-        return low
-    while slope(high) > 0:
-        high *= 2
-    while high - low > 1e-13 * max(high, 1e-3):
-        middle = (low + high) / 2
-        low, high = (middle, high) if slope(middle) > 0 else (low, middle)
-    return low
+def _slope(y: Sequence[float], v: Sequence[float], tau2: float) -> tuple[float, float]:
+    """Twice the slope of the restricted log likelihood at tau^2, and twice its expected information there."""
+    w = [1 / (item + tau2) for item in v]
+    total, mean = math.fsum(w), _dot(w, y) / math.fsum(w)
+    two, three = _dot(w, w), math.fsum(item**3 for item in w)
+    slope = math.fsum((a * (b - mean)) ** 2 for a, b in zip(w, y, strict=True)) - _pairs(w) / total
+    return slope, max(two - 2 * three / total + (two / total) ** 2, 1e-300)
 
 
 @functools.cache
@@ -76,4 +167,4 @@ def _dot(a: Sequence[float], b: Sequence[float]) -> float:
 
 def _pairs(w: Sequence[float]) -> float:
     """(sum w)^2 - sum w^2, from products of pairs."""
-    return 2 * math.fsum(a * b for index, a in enumerate(w) for b in w[:index])
+    return 2 * math.fsum(a * b for a, b in zip(w, (0.0, *accumulate(w)), strict=False))

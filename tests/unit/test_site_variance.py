@@ -1,0 +1,63 @@
+"""The shortcut check from sums: an artefact of sites is seen, a concept that is alike everywhere is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cytosae_core.report.site_variance import SiteVariance
+
+SITES, CLASSES, UNITS = 8, 2, 60
+
+
+def shares(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of scores [sites, classes, units, n]."""
+    found = SiteVariance()
+    for site in values:
+        found.add(site.mean(axis=1), site[:, : UNITS // 2].mean(axis=1), site.var(axis=1))
+    return found.shares()
+
+
+def test_two_groups_of_sites_that_auroc_75_tells_apart_have_the_share_of_the_module_s_text() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((SITES, CLASSES, UNITS, 400))
+    values[::2] += 0.954
+    share, null = shares(values)
+    # 8 sites instead of many: the covariance divides by sites - 1, so B is 8 / 7 of the text's
+    assert share.mean() == pytest.approx(0.2275 * 8 / 7 / (1 + 0.2275 * 8 / 7), abs=0.01)
+    assert null.mean() < 0.02
+
+
+def test_a_concept_that_is_alike_everywhere_has_nearly_nothing_between_sites() -> None:
+    share, null = shares(np.random.default_rng(1).standard_normal((SITES, CLASSES, UNITS, 400)))
+    assert share.mean() < 0.01 and null.mean() < 0.01 and np.quantile(share, 0.95) < 0.03
+
+
+def test_a_site_s_own_half_does_not_count() -> None:
+    """A shift in one half only is noise of that half, not of the site."""
+    values = np.random.default_rng(2).standard_normal((SITES, CLASSES, UNITS, 200))
+    values[:, :, : UNITS // 2] += np.random.default_rng(3).standard_normal((SITES, 1, 1, 200))
+    share, _ = shares(values)
+    both = np.random.default_rng(2).standard_normal((SITES, CLASSES, UNITS, 200))
+    both += np.random.default_rng(3).standard_normal((SITES, 1, 1, 200))
+    assert share.mean() < 0.12 < 0.4 < shares(both)[0].mean()
+
+
+def test_unknown_sites_and_classes_do_not_count_and_two_sites_are_too_few() -> None:
+    values = np.random.default_rng(4).standard_normal((SITES, CLASSES, UNITS, 5))
+    known = shares(values)[0]
+    values = np.concatenate([values, np.full_like(values[:1], np.nan)])
+    assert np.allclose(shares(values)[0], known)
+    values[2:, 0] = np.nan  # class 0 is left with 2 sites
+    assert np.isfinite(shares(values)[0]).all()
+    values[2:] = np.nan
+    assert np.isnan(shares(values)[0]).all()
+
+
+def test_a_concept_that_never_fires_is_no_shortcut() -> None:
+    share, null = shares(np.zeros((SITES, CLASSES, UNITS, 3)))
+    assert (share == 0).all() and (null == 0).all()
+
+
+def test_no_site_gives_nothing() -> None:
+    assert [len(part) for part in SiteVariance().shares()] == [0, 0]

@@ -1,0 +1,108 @@
+"""What a concept may be called: every step up needs its gates, a gate that was not computed is never passed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cytosae_core.report.states import GATES, STATES, GateInputs, gates, states
+
+GOOD: dict[str, float] = {
+    "sites": 8, "estimate": 0.8, "low": 0.75, "high": 0.85, "prediction_low": 0.65, "prediction_high": 0.9,
+    "q": 0.001, "mean": 0.8, "adjusted": 0.78, "recurrence_sites": 6, "recurrence": 0.8, "recurrence_init": 0.2,
+    "site_share": 0.05, "site_share_null": 0.02, "confound": 0.2, "ablation_rank": 0.97, "replicated": 0.9,
+}  # fmt: skip
+NAN = float("nan")
+
+
+def passed(same_side: bool = True, **changes: float) -> dict[str, Any]:
+    columns = {name: np.array([value]) for name, value in {**GOOD, **changes}.items()}
+    return gates(GateInputs(columns, np.array([same_side]), 0.05))
+
+
+def state(same_side: bool = True, naming: int = -1, **changes: float) -> str:
+    marks = passed(same_side, **changes)
+    marks["naming"][:] = naming
+    return STATES[states(marks, np.array([{**GOOD, **changes}["sites"]]), 5)[0]]
+
+
+def test_every_gate_is_there_and_naming_waits_for_experts() -> None:
+    marks = passed()
+    assert tuple(marks) == GATES
+    assert {name: int(mark[0]) for name, mark in marks.items()} == {**dict.fromkeys(GATES, 1), "naming": -1}
+
+
+def test_all_gates_and_experts_make_it_validated_and_without_experts_generalising() -> None:
+    assert state(naming=1) == "validated"
+    assert state() == "generalising"
+    assert state(naming=0) == "generalising"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"sites": 2}, "not_assessed"),
+        ({"sites": 4}, "provisional"),
+        ({"sites": 3}, "provisional"),
+        ({"sites": 4, "q": 0.2}, "recurring"),
+        ({"prediction_low": 0.45}, "recurring"),  # the next site may lie on the other side
+        ({"q": 0.06}, "recurring"),
+        ({"low": 0.45}, "recurring"),
+        ({"low": NAN, "high": NAN, "prediction_low": NAN, "prediction_high": NAN, "q": NAN}, "recurring"),
+        ({"prediction_low": 0.45, "recurrence_sites": 2}, "candidate"),
+        ({"prediction_low": 0.45, "recurrence": 0.8, "recurrence_init": 0.9}, "candidate"),
+        ({"prediction_low": 0.45, "recurrence_sites": NAN}, "candidate"),
+        ({"recurrence_sites": 0}, "generalising"),
+        ({"site_share": NAN}, "generalising"),
+    ],
+)
+def test_what_one_missing_step_costs(changes: dict[str, float], expected: str) -> None:
+    assert state(**changes) == expected
+
+
+def test_sides_that_differ_between_sites_are_not_consistent() -> None:
+    assert state(same_side=False) == "recurring"
+
+
+def test_below_chance_is_a_side_too() -> None:
+    low = {"estimate": 0.2, "low": 0.15, "high": 0.25, "prediction_low": 0.1, "prediction_high": 0.35}
+    assert state(**low, mean=0.2, adjusted=0.22) == "generalising"
+
+
+@pytest.mark.parametrize(
+    "artefact",
+    [
+        {"site_share": 0.4},
+        {"confound": 0.8, "adjusted": 0.55},
+        {"confound": -0.8, "adjusted": 0.3},  # the rest of the effect is on the other side
+        {"confound": 0.8, "adjusted": NAN},
+    ],
+)
+@pytest.mark.parametrize("sites", [4, 8, 100])
+def test_an_artefact_that_passes_everything_else_is_recurring_at_most(
+    artefact: dict[str, float], sites: int
+) -> None:
+    assert state(naming=1, sites=sites, **artefact) == "recurring"
+
+
+def test_following_the_light_is_no_artefact_when_the_effect_stays() -> None:
+    assert state(confound=0.8, adjusted=0.75) == "generalising"
+
+
+def test_a_site_share_below_its_null_is_noise() -> None:
+    assert state(site_share=0.3, site_share_null=0.35) == "generalising"
+
+
+@pytest.mark.parametrize(
+    "name", ["ablation_rank", "replicated", "recurrence_sites", "site_share", "confound"]
+)
+def test_what_was_not_computed_keeps_a_concept_from_being_validated(name: str) -> None:
+    assert state(naming=1, **{name: NAN}) == "generalising"
+    assert state(naming=1) == "validated"
+
+
+def test_the_plan_may_ask_for_more_sites() -> None:
+    marks = passed()
+    assert STATES[states(marks, np.array([8]), 10)[0]] == "provisional"
