@@ -17,6 +17,9 @@ RUNS = {
     "embedding and training": ("benchmarks.steps",),
     "encoder": ("benchmarks.encoder",),
     "extraction": ("benchmarks.extract",),
+    "report, 10 sites": ("benchmarks.report", "--sites", "10", "--concepts", "6144"),
+    "report, 100 sites": ("benchmarks.report", "--sites", "100", "--concepts", "49152"),
+    "planted concepts, 20 studies": ("benchmarks.planted",),
 }
 
 

@@ -20,6 +20,7 @@ from cytosae_core.config import StudyConfig, study_from_dict
 from cytosae_core.errors import StudyError
 from cytosae_core.keys import SigningKey
 from cytosae_core.lineage import MODEL_TENSORS, dictionary_digest
+from cytosae_core.report.columns import FILE as SITES_FILE
 from cytosae_core.tensors import load_tensors, pack_tensors, write_atomic
 
 URN = "urn:cytosae:bundle:v1"
@@ -75,8 +76,9 @@ def bundle_files(folder: Path, *, updates: bool = True) -> Files:
         files[f"policies/{site}.json"] = (run / "policies" / f"{site}.json").read_bytes()
     files |= _payloads(run, statements, updates)
     files |= _dictionaries(folder, statements[COORDINATOR])
-    for name in ("report.json", "report.html"):
-        files[name] = (folder / name).read_bytes()
+    for name in ("report.json", "report.html", SITES_FILE):
+        if name != SITES_FILE or (folder / name).exists():
+            files[name] = (folder / name).read_bytes()
     manifest = {"urn": URN, "protocol": study.digest}
     listed = {name: sha256_hex(data) for name, data in files.items()}
     return {**files, "bundle.json": canonical_json({**manifest, "files": listed})}

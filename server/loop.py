@@ -92,7 +92,7 @@ class StudyRun:
         if not train_only:
             self._describe(model, self.scale)
             self._score(model, self.scale)
-        tally(self.result, self.record.receipts, self._folder.folder / "payloads")
+        tally(self.result, self.record.receipts, self._folder.folder / "payloads", self.record.log)
         return self.result
 
     def close(self, report_sha256: str, page_sha256: str = "") -> None:
@@ -256,12 +256,14 @@ class StudyRun:
 
     def _score(self, model: Mapping[str, Array], scale: TokenScale) -> None:
         requests = ScoreRequests(self.study, self.result.describe["final"])
+        answered: set[str] = set()
         self._step(
             "score",
             0,
             lambda site: (_with({**model, **requests.tensors(site)}, scale), {"peers": requests.peers(site)}),
-            lambda reply: self.result.scores.update({reply.site: reply.tensors}),
+            lambda reply: answered.add(reply.site),
         )
+        self.result.scores = ReplyTables(self._folder, "score", sorted(answered))
 
     # Helpers
 

@@ -203,8 +203,8 @@ class Record:
             "site_log": {"index": index, "size": mirror.size, "root": mirror.root.hex()},
         }
         subjects = [("wire", sha256_hex(box)), ("payload", sha256_hex(payload))]
-        self.log.append("ingress", fields, subjects)  # signed for with the next request
-        self.receipts.append(fields)
+        index = self.log.append("ingress", fields, subjects)  # signed for with the next request
+        self.receipts.append({**fields, "seq": index})
         self._of(site).get("out", {}).pop(context["request_sha256"], None)
 
     def _mirror(self, site: str, leaves: Sequence[bytes]) -> Mirror:

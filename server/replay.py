@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytosae_core.aggregate.rules import RowAverage
+from cytosae_core.audit.merkle import root_of
 from cytosae_core.audit.statement import COORDINATOR
 from cytosae_core.audit.verify.bundle import Bundle
 from cytosae_core.audit.verify.logs import PartyLog, at, open_log
@@ -23,16 +24,17 @@ from cytosae_core.canonical import parse_json
 from cytosae_core.config import StudyConfig, study_from_dict
 from cytosae_core.envelope import REPLY, Envelope, unpack
 from cytosae_core.lineage import MODEL_TENSORS, dictionary_digest
-from cytosae_core.report import words
 from cytosae_core.report.build import build
+from cytosae_core.report.build_acquisition import stated_faults
+from cytosae_core.report.columns import FILE, is_large_report
 from cytosae_core.report.evidence import Evidence
-from cytosae_core.report.html import render
 from cytosae_core.report.inputs import Comparators, RoundRecord, StudyResult
 from cytosae_core.tensors import unpack_tensors
 
+from .study import draw_pages
+
 Array = NDArray[Any]
 Json = dict[str, Any]
-TEXTS = ("limits", "not_assessed", "how_to_check", "findings", "answer")
 
 
 def replay_bundle(files: Mapping[str, bytes]) -> Verdict:
@@ -67,6 +69,7 @@ class Study:
         self.logs = {party: open_log(bundle, party) for party in bundle.keys}
         self.report: Json = parse_json(bundle.get("report.json"), max_bytes=1 << 28)
         self.received: dict[str, dict[str, list[int]]] = {}
+        self.leaves: dict[str, dict[str, list[int]]] = {}
         self.replies: dict[tuple[str, int, str], Envelope] = {}
         self.payloads: dict[str, Envelope] = {}
         end = max((fields["seq"] for fields in self.coordinator.of("report")), default=0)
@@ -84,6 +87,8 @@ class Study:
         entry = self.received.setdefault(site, {}).setdefault(kind, [0, 0])
         entry[0], entry[1] = entry[0] + 1, entry[1] + fields["wire"]["bytes"]
         path = f"payloads/{digest}.reply"
+        if fields["status"] == "ok":
+            self.leaves.setdefault(site, {}).setdefault(kind, []).append(fields["seq"])
         if path in self.bundle.files and fields["status"] == "ok":
             signer = self.logs[site].statements[fields["site_log"]["index"]].signer
             self.payloads[digest] = unpack(self.bundle.get(path), REPLY, signer)
@@ -150,10 +155,7 @@ def _report(study: Study) -> str:
         study.config, _result(study), _comparators(stated),
         encoder_depth=stated["encoder"]["depth"], canary_tolerance=stated["encoder"]["canary_tolerance"],
     )  # fmt: skip
-    made = build(evidence)
-    made["stability"] = stated["stability"]
-    for name in TEXTS:
-        made[name] = getattr(words, name)(made)
+    made = build(evidence, stability=stated["stability"])
     count = _same(json.loads(json.dumps(made)), stated, "")
     return f"{count} values of report.json come out again from the replies."
 
@@ -176,7 +178,14 @@ def _result(study: Study) -> StudyResult:
     result.describe = {name: study.tables("describe", index) for index, name in enumerate(names)}
     result.scores = study.tables("score", 0)
     result.first, result.final = study.dictionary("begin"), study.dictionary("describe")
-    result.received = study.received
+    result.received, result.leaves = study.received, study.leaves
+    places = [index for kinds in study.leaves.values() for found in kinds.values() for index in found]
+    if places:
+        size = max(places) + 1
+        result.log = (size, root_of(study.coordinator.hashes[:size]).hex())
+    result.faults = stated_faults(study.report)
+    result.deviations = list(study.report["protocol"]["deviations"])
+    result.stage = study.report["protocol"]["stage"]
     for entry in study.report["rounds"]:
         quality = {site: t["quality"] for site, t in study.tables("round", entry["round"]).items()}
         sizes = [
@@ -189,9 +198,6 @@ def _result(study: Study) -> StudyResult:
         totals = result.suppressed.setdefault(site, {})
         for name, count in envelope.header["suppressed"].items():
             totals[name] = totals.get(name, 0) + count
-    for site, part in study.report["sites"].items():
-        if str(part["status"]).startswith("failed: "):
-            result.faults.append((site, "", part["status"].removeprefix("failed: ")))
     return result
 
 
@@ -204,7 +210,9 @@ def _canary(features: Mapping[str, Array]) -> float:
 
 def _page(study: Study) -> str:
     """report.html is nothing but report.json, drawn."""
-    if render(dict(study.report)).encode() != study.bundle.get("report.html"):
+    columns = unpack_tensors(study.bundle.get(FILE)) if is_large_report(study.report) else None
+    page = draw_pages(dict(study.report), columns)["report.html"]
+    if page.encode() != study.bundle.get("report.html"):
         raise Broken("Drawing report.json gives another page.", "report.html")
     return "report.html is report.json, drawn by this release, byte for byte."
 

@@ -9,6 +9,7 @@ report.json, report.html, dictionary.*    results
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,18 @@ from cytosae_core.canonical import canonical_json, parse_json, sha256_hex
 from cytosae_core.config import StudyConfig, load_yaml, study_from_dict
 from cytosae_core.errors import StudyError
 from cytosae_core.keys import SigningKey
+from cytosae_core.report import html
 from cytosae_core.report.build import build_report
-from cytosae_core.report.html import render
+from cytosae_core.report.columns import FILE, columns_of, is_large_report
+from cytosae_core.report.table_csv import write_csv
+from cytosae_core.report.text_json import report_bytes
 from cytosae_core.sae.checkpoint import load_checkpoint, save_checkpoint
 from cytosae_core.tensors import write_atomic
 
 from .coordinator import Coordinator
+from .deviations import Deviations
 from .loop import CANARY_TOLERANCE, StudyRun
+from .rebuild import rebuilt
 from .runfolder import RunFolder
 from .transport import Transport
 
@@ -87,8 +93,11 @@ def run_study_folder(folder: Path, transport: Transport, watch: Any = lambda eve
     key = SigningKey.load_or_create(folder / "study.key")
     coordinator = Coordinator(study, key, read_site_keys(folder / "site-keys.json"))
     run = StudyRun(coordinator, transport, RunFolder(folder / "run", study), start, watch)
+    notes = Deviations(folder, key, study)
     try:
-        result = run.run()
+        with notes.stops():
+            result = run.run()
+        result.stage, result.deviations = study.stage or None, notes.of_run(result)
         report = dict(build_report(study, result, None, canary_tolerance=CANARY_TOLERANCE))
         run.close(*write_report(folder, report))
     finally:
@@ -107,10 +116,39 @@ def trained_tensors(run: StudyRun) -> dict[str, Array]:
 
 
 def write_report(out: Path, report: Mapping[str, Any]) -> tuple[str, str]:
-    """report.json and report.html, each atomically; returns their SHA-256."""
+    """report.json, report.html (with its linked pages), report.csv and the column file of a large study, each
+    atomically; returns the SHA-256 of report.json and report.html.
+
+    Raises:
+        StudyError: the report names a column file that is not in `out` / run.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    data = json.dumps(report, indent=1, allow_nan=False).encode()
+    columns = _place_columns(out, report)
+    data = report_bytes(report)
     write_atomic(out / "report.json", data)
-    page = render(dict(report)).encode()
-    write_atomic(out / "report.html", page)
-    return sha256_hex(data), sha256_hex(page)
+    pages = draw_pages(dict(report), columns)
+    for name, page in pages.items():
+        write_atomic(out / name, page.encode())
+    write_csv(out / "report.csv", report)
+    return sha256_hex(data), sha256_hex(pages["report.html"].encode())
+
+
+def draw_pages(report: dict[str, Any], columns: Mapping[str, Array] | None) -> Mapping[str, str]:
+    """report.html first; pages of a large study beside it."""
+    many = getattr(html, "render_pages", None)
+    return dict(many(report, columns)) if many else {"report.html": html.render(report)}
+
+
+def _place_columns(out: Path, report: Mapping[str, Any]) -> dict[str, Array] | None:
+    """Bring the column file of a large study from the run folder beside the report, and open it."""
+    made = out / "run" / FILE
+    if is_large_report(report) and made.exists():
+        os.replace(made, out / FILE)
+    return columns_of(report, out)
+
+
+def rebuild_report(folder: Path) -> dict[str, Any]:
+    """Make report.json, report.html and report.csv of a finished study again, without asking any site."""
+    report = rebuilt(folder)
+    write_report(folder, report)
+    return report

@@ -10,9 +10,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from cytosae_core.aggregate.rules import RowAverage
 from cytosae_core.audit.log import Log, tile_files
@@ -22,10 +24,14 @@ from cytosae_core.canonical import canonical_json, sha256_hex
 from cytosae_core.envelope import REPLY, pack
 from cytosae_core.keys import SigningKey
 from cytosae_core.lineage import dictionary_digest
-from cytosae_core.report.agreement import verdicts
-from cytosae_core.report.evidence import rounded
+from cytosae_core.plan import Endpoint
+from cytosae_core.report.agreement import VERDICTS, verdict_table
+from cytosae_core.report.build_concepts import decimals, significant
+from cytosae_core.report.build_headlines import headline
+from cytosae_core.report.concept_table import logit_effects
+from cytosae_core.report.endpoints import SiteValues
 from cytosae_core.report.inputs import quality_dict, total_fvu
-from cytosae_core.report.meta import meta_auroc
+from cytosae_core.report.meta_table import probability_above, random_effects_table
 from cytosae_core.tensors import pack_tensors
 
 COORDINATOR = "coordinator"
@@ -94,6 +100,7 @@ class Study:
     parties: dict[str, Party] = field(default_factory=dict)
     payloads: Files = field(default_factory=dict)
     received: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    leaves: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     replies: dict[tuple[str, int, str], dict[str, np.ndarray]] = field(default_factory=dict)
     spent: dict[str, dict[str, int]] = field(default_factory=dict)
     enrolled: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -207,6 +214,7 @@ class Study:
         if receipt >= 0:
             entry = self.received.setdefault(site, {}).setdefault(job["kind"], [0, 0])
             entry[0], entry[1] = entry[0] + 1, entry[1] + len(wire)
+            self.leaves.setdefault(site, {}).setdefault(job["kind"], []).append(receipt)
         self.replies[job["kind"], job["round"], site] = dict(tensors)
 
     def _quality(self) -> np.ndarray:
@@ -260,10 +268,9 @@ class Study:
         quality = {site: quality_dict(tables["quality"]) for site, tables in final.items()}
         rounds = [self._round(number) for number in range(1, self.rounds + 1)]
         return {
-            "concepts": [
-                self._concept(row, verdict, final, effects, errors)
-                for row, verdict in enumerate(verdicts(effects, errors))
-            ],
+            "concepts": self._concepts(final, effects, errors),
+            "headlines": [self._headline(quality)],
+            "integrity": self._integrity(),
             "dictionary": {"sha256": sha256_hex(self.dictionary.tobytes())},
             "egress": {
                 "sites": {
@@ -281,6 +288,17 @@ class Study:
             "sites": {site: self._site(site, quality[site]) for site in self.sites},
         }  # fmt: skip
 
+    def _headline(self, quality: Mapping[str, Any]) -> Fields:
+        """The share of the variance that stays unexplained, as the number that decides."""
+        values = SiteValues({site: found["fvu"] for site, found in quality.items()})
+        evidence: Any = SimpleNamespace(result=SimpleNamespace(leaves=self.leaves))
+        return headline("fvu", Endpoint("fvu", 1.5, True), values, [], evidence)
+
+    def _integrity(self) -> Fields:
+        size = 1 + max(i for kinds in self.leaves.values() for places in kinds.values() for i in places)
+        root = self.parties[COORDINATOR].log.tree.root(size).hex()
+        return {"status": "logged", "log_size": size, "root": root, "leaves": self.leaves}
+
     def _round(self, number: int) -> Fields:
         tables = {site: self.replies["round", number, site]["quality"] for site in self.sites}
         each = {site: quality_dict(values)["fvu"] for site, values in tables.items()}
@@ -296,23 +314,48 @@ class Study:
             out["classes"] = {"x": int(counts[4]), "y": int(counts[5])}
         return out
 
-    def _concept(self, row: int, verdict: Any, final: Any, effects: np.ndarray, errors: np.ndarray) -> Fields:
-        auroc: Fields = {}
-        for index, site in enumerate(self.sites):
-            value, se = effects[index, row, verdict.target], errors[index, row, verdict.target]
-            shown = {"value": round(float(value) + 0.5, 4), "se": rounded(se)}
-            auroc[site] = shown if verdict.target >= 0 else None
-        known = [item for item in auroc.values() if item]
+    def _concepts(self, final: Any, effects: np.ndarray, errors: np.ndarray) -> Fields:
+        """Columns, rows in the order of the dictionary."""
+        found, rows = verdict_table(effects, errors), np.arange(self.n)
+        at, named = np.maximum(found.target, 0), found.target >= 0
+        own = np.where(named, effects[:, rows, at] + 0.5, np.nan)
+        own_se = np.where(named, errors[:, rows, at], np.nan)
+        fit = random_effects_table(*(table.T for table in logit_effects(own, own_se)))
+        ends = {
+            name: expit(getattr(fit, name)) for name in ("low", "high", "prediction_low", "prediction_high")
+        }
+        above = probability_above(fit, 0.0)
+        shares = {
+            "mean": found.mean,
+            "estimate": expit(fit.mean),
+            **ends,
+            "probability_new_site": np.where(fit.mean >= 0, above, 1 - above),
+        }
+        columns = {
+            "id": [f"c{row:04d}" for row in rows],
+            "row": rows.tolist(),
+            "digest": [sha256_hex(self.dictionary[row].tobytes())[:16] for row in rows],
+            "target": found.target.tolist(),
+            "verdict": found.verdict.tolist(),
+            "sites": np.where(named, (~np.isnan(own)).sum(axis=0), found.sites).tolist(),
+            **{name: decimals(values) for name, values in shares.items()},
+            **{name: significant(getattr(fit, name)) for name in ("tau2", "i2", "h2", "p")},
+        }
+        rates = np.stack([final[site]["firing_rate"] for site in self.sites])
+        tables = {
+            "auroc": (own, decimals),
+            "auroc_se": (own_se, significant),
+            "firing_rate": (rates, significant),
+        }
         return {
-            "row": row,
-            "digest": sha256_hex(self.dictionary[row].tobytes())[:16],
-            "target": "xy"[verdict.target] if verdict.target >= 0 else None,
-            "auroc": auroc,
-            "firing_rate": {site: rounded(final[site]["firing_rate"][row]) for site in self.sites},
-            "mean_auroc": rounded(verdict.mean),
-            "sites_assessed": verdict.sites,
-            "verdict": verdict.verdict,
-            "meta": meta_auroc([item["value"] for item in known], [item["se"] for item in known]),
+            "count": self.n,
+            "targets": ["x", "y"],
+            "verdicts": list(VERDICTS),
+            "columns": columns,
+            "tables": {
+                name: {"sites": {site: shown(values[i]) for i, site in enumerate(self.sites)}}
+                for name, (values, shown) in tables.items()
+            },
         }
 
     def build(self) -> Files:

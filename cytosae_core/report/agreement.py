@@ -21,6 +21,7 @@ REPLICATED = 0.10
 # 1,024 concepts x 4 classes x 5 sites make 4 a Bonferroni-like bound (p = 6e-5).
 CONTRADICTION_Z = 4.0
 MIN_SITES = 3
+VERDICTS = ("holds", "differs", "no class meaning", "too few patients")
 RECOVERED_MEAN = 0.70
 RECOVERED_WORST = 0.60
 
@@ -33,17 +34,62 @@ def rank_correlation(a: Array, b: Array) -> tuple[float | None, int]:
     return float(spearmanr(a[known], b[known]).statistic), int(known.sum())
 
 
+SE_FLOOR = 0.02  # of an AUROC: errors below are those of degenerate tables
+
+
+@dataclass
+class Moments:
+    """Weighted sums of pairs (x, y), added block by block; the last axis is summed."""
+
+    weight: Array | float = 0.0
+    x: Array | float = 0.0
+    y: Array | float = 0.0
+    xx: Array | float = 0.0
+    yy: Array | float = 0.0
+    xy: Array | float = 0.0
+    count: Array | int = 0
+
+    def add(self, x: Array, y: Array, variance: Array) -> None:
+        """Add pairs with weights 1 / variance; pairs with a NaN are left out."""
+        known = ~(np.isnan(x) | np.isnan(y) | np.isnan(variance))
+        weight = np.where(known, 1 / np.where(known, variance, 1.0), 0.0)
+        self.add_known(np.where(known, x, 0.0), np.where(known, y, 0.0), weight, known.sum(-1))
+
+    def add_known(self, x: Array, y: Array, weight: Array, count: Any) -> None:
+        """Add pairs without NaN; those of weight 0 do not count."""
+        wx, wy = weight * x, weight * y
+        self.weight, self.count = self.weight + weight.sum(-1), self.count + count
+        self.x, self.y = self.x + wx.sum(-1), self.y + wy.sum(-1)
+        self.xx, self.yy = self.xx + _dot(wx, x), self.yy + _dot(wy, y)
+        self.xy = self.xy + _dot(wx, y)
+
+    def correlation(self) -> Array:
+        """Weighted Pearson correlation; NaN with fewer than 3 pairs or no spread."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean_x, mean_y = self.x / self.weight, self.y / self.weight
+            spread_x = np.maximum(self.xx / self.weight - mean_x**2, 0.0)
+            spread_y = np.maximum(self.yy / self.weight - mean_y**2, 0.0)
+            found = (self.xy / self.weight - mean_x * mean_y) / np.sqrt(spread_x * spread_y)
+        some = (np.asarray(self.count) >= 3) & (spread_x > 1e-15) & (spread_y > 1e-15)
+        return np.where(some, np.clip(found, -1, 1), np.nan)
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """Sum of products over the last axis."""
+    return np.asarray(a @ b if a.ndim == 1 else np.einsum("...i,...i->...", a, b))
+
+
+def effect_variance(se_a: Array, se_b: Array) -> Array:
+    """Variance of the difference of two effects, standard errors not below `SE_FLOOR`."""
+    return np.asarray(np.maximum(se_a, SE_FLOOR) ** 2 + np.maximum(se_b, SE_FLOOR) ** 2)
+
+
 def effect_correlation(a: Array, b: Array, se_a: Array, se_b: Array) -> tuple[float | None, int]:
     """Precision-weighted Pearson correlation of effects [n, t] of two sites, and the number of entries."""
-    variance = np.maximum(se_a, 0.02) ** 2 + np.maximum(se_b, 0.02) ** 2
-    known = ~(np.isnan(a) | np.isnan(b) | np.isnan(variance))
-    if known.sum() < 3:
-        return None, int(known.sum())
-    x, y, weight = a[known], b[known], 1 / variance[known]
-    weight = weight / weight.sum()
-    x, y = x - weight @ x, y - weight @ y
-    spread = np.sqrt((weight @ x**2) * (weight @ y**2))
-    return (float(weight @ (x * y) / spread) if spread > 0 else None), int(known.sum())
+    sums = Moments()
+    sums.add(a.ravel(), b.ravel(), effect_variance(se_a, se_b).ravel())
+    found = float(sums.correlation())
+    return None if np.isnan(found) else found, int(sums.count)
 
 
 @dataclass(frozen=True)
@@ -56,7 +102,28 @@ class Verdict:
     sites: int
 
 
+@dataclass(frozen=True)
+class VerdictTable:
+    """Verdicts of many concepts: `verdict` in `VERDICTS`, `target` (-1: none), `mean` AUROC at the target (NaN: none)
+    and `sites`: the most sites that can say anything about one target. Arrays [n]."""
+
+    verdict: NDArray[np.int8]
+    target: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    sites: NDArray[np.int64]
+
+
 def verdicts(effects: Array, errors: Array) -> list[Verdict]:
+    """One verdict per concept from effects and standard errors [sites, n, t]: `verdict_table` as a list."""
+    found = verdict_table(effects, errors)
+    columns = (found.verdict, found.target, found.mean, found.sites)
+    return [
+        Verdict(VERDICTS[verdict], int(target), float(mean), int(sites))
+        for verdict, target, mean, sites in zip(*columns, strict=True)
+    ]
+
+
+def verdict_table(effects: Array, errors: Array) -> VerdictTable:
     """One verdict per concept from effects and standard errors [sites, n, t].
 
     holds             one target's mean effect exceeds `EFFECT`, and every site that can say (>= 3) shows more
@@ -75,27 +142,26 @@ def verdicts(effects: Array, errors: Array) -> list[Verdict]:
         split = loud.any(axis=0) & (count >= MIN_SITES) & (weakest <= REPLICATED)
     loudness = np.where(split, np.nanmax(_known(np.abs(effects), 0), axis=0), 0)
     weakest = np.where(np.abs(mean) > EFFECT, weakest, -np.inf)
-    found = []
-    for row in range(effects.shape[1]):
-        found.append(_verdict(row, weakest, loudness, mean, count))
-    return found
+    return _table(weakest, loudness, mean, count)
 
 
 def _known(values: Array, filler: float = np.inf) -> Array:
     return np.where(np.isnan(values), filler, values)
 
 
-def _verdict(row: int, weakest: Array, loudness: Array, mean: Array, count: Array) -> Verdict:
-    best, loudest = int(np.argmax(weakest[row])), int(np.argmax(loudness[row]))
-    sites = int(count[row].max())
-    if sites < MIN_SITES:
-        return Verdict("too few patients", -1, float("nan"), sites)
-    if weakest[row, best] > REPLICATED:
-        return Verdict("holds", best, float(mean[row, best]) + 0.5, sites)
-    if loudness[row, loudest] > 0:
-        return Verdict("differs", loudest, float(mean[row, loudest]) + 0.5, sites)
-    top = int(np.argmax(np.abs(mean[row])))
-    return Verdict("no class meaning", top, float(mean[row, top]) + 0.5, sites)
+def _table(weakest: Array, loudness: Array, mean: Array, count: Array) -> VerdictTable:
+    rows, sites = np.arange(len(mean)), count.max(axis=1)
+    best, loudest, top = (
+        np.argmax(weakest, axis=1),
+        np.argmax(loudness, axis=1),
+        np.argmax(np.abs(mean), axis=1),
+    )
+    holds, differs = weakest[rows, best] > REPLICATED, loudness[rows, loudest] > 0
+    few = sites < MIN_SITES
+    verdict = np.where(few, 3, np.where(holds, 0, np.where(differs, 1, 2)))
+    target = np.where(few, -1, np.where(holds, best, np.where(differs, loudest, top)))
+    middle = np.where(few, np.nan, mean[rows, target] + 0.5)
+    return VerdictTable(verdict.astype(np.int8), target, middle, sites)
 
 
 def replication(effects: Array, held_out: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,44 +11,82 @@ import numpy as np
 from ..canonical import sha256_hex
 from ..config import StudyConfig
 from .agreement import matched_cosine
-from .build_concepts import agreement, concepts, planted
+from .build_acquisition import acquisition, drift, missing
+from .build_agreement import agreement_part, measure_agreement
+from .build_concepts import concepts, failures, planted
+from .build_headlines import headlines
+from .build_heterogeneity import heterogeneity
+from .build_protocol import controls, experts, integrity, protocol
 from .build_sites import egress_part, loso, site_part, site_predictability
+from .build_transfer import calibration, matrix, subgroups
+from .build_verdict import verdict
+from .checklist import checklist
+from .concept_table import concept_table
 from .evidence import Evidence, Json, mean_of
 from .inputs import Comparators, StudyResult, quality_dict, total_fvu
+from .replication import replication
 from .words import answer, findings, how_to_check, limits, not_assessed
 
-URN = "urn:cytosae:report:v1"
+URN = "urn:cytosae:report:v2"
 
 
 def build_report(
     study: StudyConfig, result: StudyResult, comparators: Comparators | None = None, **facts: Any
 ) -> Mapping[str, Any]:
-    """report.json as JSON values. `facts`: encoder_depth, canary_tolerance."""
+    """report.json as JSON values. `facts`: encoder_depth, canary_tolerance.
+
+    Per-site values of a large study (`columns.is_large`) are written to `result.scratch`; see `server/study.py`.
+    """
     return build(Evidence(study, result, comparators, **facts))
 
 
-def build(e: Evidence) -> Json:
-    """The whole report."""
+def build(e: Evidence, *, stability: Json | None = None) -> Json:
+    """The whole report. `stability`: of a second federation that ran before, where it is not computed from `e`."""
+    with ThreadPoolExecutor(1) as pool:  # both read the same tables; numpy lets threads run side by side
+        pending = pool.submit(measure_agreement, e)
+        table, agreed = concept_table(e), pending.result()
+    held = replication(e, table)
     report: Json = {
         "urn": URN,
         "title": f"Cross-site concept report: {e.study.name}",
+        "status": "simulation" if e.study.simulation else "real",
         "watermarks": watermarks(e),
         "question": e.study.question,
         "study": study_part(e),
+        "protocol": protocol(e),
+        "integrity": integrity(e),
         "encoder": encoder_part(e),
         "dictionary": dictionary_part(e),
         "sites": {site: site_part(e, site) for site in e.study.sites},
         "overall": overall(e),
         "rounds": rounds(e),
         "comparators": comparator_part(e),
-        "agreement": agreement(e),
+        "agreement": agreement_part(e, agreed, held),
         "site_predictability": site_predictability(e),
-        "stability": stability(e),
+        "stability": stability or second_seed(e),
         "loso": loso(e),
-        "concepts": concepts(e),
+        "headlines": headlines(e, agreed, held),
+        "matrix": matrix(e),
+        "calibration": calibration(e),
+        "subgroups": subgroups(e),
+        "acquisition": acquisition(e),
+        "heterogeneity": heterogeneity(e, table),
+        "drift": drift(e),
+        "missing": missing(e),
+        "experts": experts(),
+        "concepts": concepts(e, table),
         "planted": planted(e),
         "egress": egress_part(e),
     }
+    return conclude(report, e)
+
+
+def conclude(report: Json, e: Evidence) -> Json:
+    """What is said of the numbers: made from the report's own values."""
+    report["failures"] = failures(report["concepts"])
+    report["controls"] = controls(report)
+    report["checklist"] = checklist(report)
+    report["verdict"] = verdict(report, e.study.plan)
     report["limits"] = limits(report)
     report["not_assessed"] = not_assessed(report)
     report["how_to_check"] = how_to_check(report)
@@ -114,7 +153,7 @@ def dictionary_part(e: Evidence) -> Json:
 def overall(e: Evidence) -> Json:
     """Means over sites; every site counts the same."""
     totals = {
-        which: total_fvu({site: table["quality"] for site, table in e.result.describe.get(which, {}).items()})
+        which: mean_of([e.quality(which, site).get("fvu") for site in e.study.sites])
         for which in ("final", "init", "random")
     }
     pooled = e.comparators.pooled_total if e.comparators else None
@@ -157,7 +196,7 @@ def comparator_part(e: Evidence) -> Json:
     }
 
 
-def stability(e: Evidence) -> Json | None:
+def second_seed(e: Evidence) -> Json | None:
     """Agreement with a second federation that differs in its seed, beside the value before training."""
     if e.comparators is None or e.comparators.other_seed is None:
         return None

@@ -1,133 +1,148 @@
-"""report.json: what concepts mean at each site, whether sites agree, and what chance would give."""
+"""report.json: concepts as columns, their gates and states, per-site tables, and planted ground truth."""
 
 from __future__ import annotations
 
-from itertools import combinations
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..canonical import sha256_hex
-from .agreement import (
-    RECOVERED_MEAN,
-    RECOVERED_WORST,
-    Verdict,
-    effect_correlation,
-    rank_correlation,
-    recovered,
-    verdicts,
-)
-from .agreement import (
-    replication as replicate,
-)
-from .evidence import Evidence, Json, mean_of, rounded
-from .meta import meta_auroc
+from ..config import IMAGE_FACTS
+from .agreement import RECOVERED_MEAN, RECOVERED_WORST, VERDICTS, recovered
+from .columns import FILE
+from .concept_table import ConceptTable
+from .evidence import Evidence, Json, mean_of
+from .states import GATES, STATES, GateInputs, gates, states
+
+Array = NDArray[Any]
+# Columns of shares and AUROC-like numbers, with 4 decimals; all other numbers have 4 significant digits.
+SHARES = (
+    "mean", "estimate", "low", "high", "prediction_low", "prediction_high", "probability_new_site", "recurrence",
+    "recurrence_init", "recurrence_null", "site_accuracy", "site_null", "site_share", "site_share_null", "confound",
+    "adjusted", "ablation_rank", "replicated",
+)  # fmt: skip
+DIGITS = ("tau2", "i2", "h2", "p", "q", "ablation", "firing_rate")
+WHOLE = ("target", "verdict", "sites", "confound_of")
+FAILURES = 50
+OK, SUPPRESSED, NOT_ASSESSED = 0, 1, 2
 
 
-def agreement(e: Evidence) -> Json:
-    """Do sites agree on how often concepts fire and on what they mean?"""
-    firing, meaning = [], []
-    for a, b in combinations(range(len(e.sites)), 2):
-        names = {"a": e.sites[a], "b": e.sites[b]}
-        rho, count = rank_correlation(e.rates[a], e.rates[b])
-        firing.append({**names, "rho": rho, "n": count})
-        meaning.append({**names, **_meaning(e, a, b)})
+def concepts(e: Evidence, table: ConceptTable) -> Json:
+    """report.json's `concepts`: see docs/report.md, section For programs."""
+    passed = gates(gate_inputs(e, table))
+    state = states(passed, table.columns["sites"], e.study.plan.min_sites)
+    order = _order(table, state)
+    columns: Json = {
+        "id": [f"c{row:04d}" for row in order],
+        "row": order.tolist(),
+        "digest": _digests(e, order),
+    }
+    columns |= {name: table.columns[name][order].tolist() for name in WHOLE}
+    columns["state"] = state[order].tolist()
+    columns |= {name: decimals(table.columns[name][order]) for name in SHARES}
+    columns |= {name: significant(table.columns[name][order]) for name in DIGITS}
+    columns["recurrence_sites"] = _whole(table.columns["recurrence_sites"][order])
     return {
-        "firing_rate": firing,
-        "auroc": meaning,
-        "reliability": {site: rounded(e.small[site]["reliability"][0]) for site in e.sites},
-        "replication": replication(e),
-        "holds_shuffled": _holds_by_chance(e),
+        "count": e.n,
+        "targets": list(e.study.targets),
+        "states": list(STATES),
+        "verdicts": list(VERDICTS),
+        "gates": list(GATES),
+        "facts": list(IMAGE_FACTS),
+        "columns": columns,
+        "gate_values": {name: passed[name][order].tolist() for name in GATES},
+        "tables": _tables(e, table, order),
     }
 
 
-def _holds_by_chance(e: Evidence) -> int:
-    """How many concepts would hold if labels were shuffled at every site."""
-    if not e.sites:
-        return 0
-    shuffled = e.stack("final", "auroc_shuffled") - 0.5
-    return sum(verdict.verdict == "holds" for verdict in verdicts(shuffled, e.errors))
+def _order(table: ConceptTable, state: Array) -> Array:
+    """Strongest states first, then verdicts, then the size of the mean effect."""
+    size = np.nan_to_num(np.abs(table.columns["mean"] - 0.5), nan=-1.0)
+    return np.lexsort((np.arange(len(size)), -size, table.columns["verdict"], -state.astype(np.int64)))
 
 
-def _meaning(e: Evidence, a: int, b: int) -> Json:
-    shuffled = e.stack("final", "auroc_shuffled") - 0.5
-    r, count = effect_correlation(e.effects[a], e.effects[b], e.errors[a], e.errors[b])
-    null, _ = effect_correlation(e.effects[a], shuffled[b], e.errors[a], e.errors[b])
-    controls: Json = {}
-    for which in ("init", "random"):
-        if which in e.result.describe:
-            effects, errors = e.stack(which, "auroc") - 0.5, e.stack(which, "auroc_se")
-            controls[which], _ = effect_correlation(effects[a], effects[b], errors[a], errors[b])
-    return {"r": r, "null": null, "n": count, **controls}
+def _digests(e: Evidence, order: Array) -> list[str]:
+    rows = np.ascontiguousarray(e.result.final)
+    return [sha256_hex(rows[row].tobytes())[:16] if row < len(rows) else "" for row in order.tolist()]
 
 
-def replication(e: Evidence) -> dict[str, Json]:
-    """Per held-out site: concept-class pairs chosen on the others, and how many hold there."""
-    shuffled = e.stack("final", "auroc_shuffled") - 0.5
-    out = {}
-    for index, site in enumerate(e.sites):
-        pairs, held = replicate(e.effects, index)
-        null_effects = e.effects.copy()
-        null_effects[index] = shuffled[index]
-        null_pairs, null_held = replicate(null_effects, index)
-        out[site] = {
-            "pairs": pairs,
-            "replicated": held,
-            "share": held / pairs if pairs else None,
-            "null": null_held / null_pairs if null_pairs else None,
-        }
-    return out
-
-
-def concepts(e: Evidence) -> list[Json]:
-    """One entry per dictionary row, strongest verdicts first."""
-    order = sorted(range(len(e.verdicts)), key=lambda row: _rank(e.verdicts[row]))
-    return [_concept(e, row, e.verdicts[row]) for row in order]
-
-
-def _rank(verdict: Verdict) -> tuple[int, float]:
-    place = ("holds", "differs", "no class meaning", "too few patients").index(verdict.verdict)
-    return place, -abs(verdict.mean - 0.5) if not np.isnan(verdict.mean) else 0.0
-
-
-def _concept(e: Evidence, row: int, verdict: Verdict) -> Json:
-    column = max(verdict.target, 0)
-    auroc: Json = {}
-    for index, site in enumerate(e.sites):
-        value, se = e.effects[index, row, column], e.errors[index, row, column]
-        known = not np.isnan(value) and verdict.target >= 0
-        auroc[site] = {"value": round(float(value) + 0.5, 4), "se": rounded(se)} if known else None
-    return {
-        "id": f"c{row:04d}",
-        "row": row,
-        "digest": sha256_hex(np.ascontiguousarray(e.result.final[row]).tobytes())[:16],
-        "target": e.study.targets[verdict.target] if verdict.target >= 0 else None,
-        "auroc": auroc,
-        "firing_rate": {site: rounded(e.rates[index][row]) for index, site in enumerate(e.sites)},
-        "mean_auroc": rounded(verdict.mean),
-        "sites_assessed": verdict.sites,
-        "verdict": verdict.verdict,
-        "meta": _meta(auroc),
+def _tables(e: Evidence, table: ConceptTable, order: Array) -> Json:
+    if table.sites is None:
+        return {"file": FILE, "sha256": table.file_sha256, "dtype": "float32", "sites": list(e.sites)}
+    none = table.columns["target"][order] < 0
+    made = {
+        "auroc": _inline(e, table.sites["auroc"][:, order], "AUROC", decimals, none),
+        "auroc_se": _inline(
+            e, table.sites["auroc_se"][:, order], "standard error of the AUROC", significant, none
+        ),
+        "firing_rate": _inline(e, e.rates[:, order], "share of tokens", significant, np.zeros_like(none)),
     }
+    return made
 
 
-def _meta(auroc: Json) -> Json:
-    """Meta-analysis of the values as they are shown."""
-    shown = [entry for entry in auroc.values() if entry is not None]
-    return meta_auroc([entry["value"] for entry in shown], [entry["se"] for entry in shown])
+def _inline(e: Evidence, values: Array, unit: str, shown: Any, unassessed: Array) -> Json:
+    status: Json = {}
+    for index, site in enumerate(e.sites):
+        code = np.where(unassessed, NOT_ASSESSED, np.where(np.isnan(values[index]), SUPPRESSED, OK))
+        same = len(code) and (code == code[0]).all()
+        status[site] = int(code[0]) if same else code.tolist()
+    sites = {site: shown(values[index].astype(np.float64)) for index, site in enumerate(e.sites)}
+    return {"unit": unit, "sites": sites, "status": status}
+
+
+def decimals(values: Array) -> list[float | None]:
+    """4 decimals; None for NaN."""
+    return _listed(np.round(np.asarray(values, dtype=np.float64), 4))
+
+
+def significant(values: Array) -> list[float | None]:
+    """4 significant digits; None for NaN and infinities."""
+    values = np.asarray(values, dtype=np.float64)
+    finite = np.isfinite(values) & (values != 0)
+    with np.errstate(divide="ignore"):
+        power = 3 - np.floor(np.log10(np.abs(np.where(finite, values, 1.0)))).astype(np.int64)
+    power = np.clip(power, -300, 300)
+    up, down = 10.0 ** np.maximum(power, 0), 10.0 ** np.maximum(-power, 0)
+    shown = np.where(finite, np.round(np.where(finite, values, 0.0) * up / down) / up * down, values)
+    return _listed(np.where(np.isfinite(values), shown, np.nan))
+
+
+def _listed(values: Array) -> list[float | None]:
+    return [None if value != value else value for value in values.tolist()]
+
+
+def _whole(values: Array) -> list[int | None]:
+    return [None if value != value else int(value) for value in values.tolist()]
+
+
+def failures(part: Json) -> list[str]:
+    """Concepts that did not hold: loud somewhere and not elsewhere, or stopped by a shortcut or a confound."""
+    columns, passed = part["columns"], part["gate_values"]
+    differs = part["verdicts"].index("differs")
+    stopped = [min(pair) == 0 for pair in zip(passed["shortcut"], passed["confound"], strict=True)]
+    found = [
+        (-abs((mean or 0.5) - 0.5), name)
+        for name, verdict, mean, stop in zip(
+            columns["id"], columns["verdict"], columns["mean"], stopped, strict=True
+        )
+        if verdict == differs or stop
+    ]
+    return [name for _, name in sorted(found)[:FAILURES]]
 
 
 def planted(e: Evidence) -> list[Json] | None:
     """Ground truth of phantoms: is there a concept, chosen on other sites, that reads each attribute?"""
     if not e.study.statistics.attributes or len(e.sites) < 2:
         return None
-    shuffled = e.stack("final", "auroc_shuffled") - 0.5
-    first = e.stack("init", "auroc") - 0.5 if "init" in e.result.describe else None
     offset = len(e.study.statistics.classes)
     out = []
     for index, attribute in enumerate(e.study.statistics.attributes):
-        held, row = recovered(e.effects, offset + index)
-        null, _ = recovered(shuffled, offset + index)
-        start = recovered(first, offset + index)[0] if first is not None else []
+        held, row = recovered(_effects(e, "final", "auroc", offset + index), 0)
+        null, _ = recovered(_effects(e, "final", "auroc_shuffled", offset + index), 0)
+        start: list[float | None] = []
+        if "init" in e.result.describe:
+            start = recovered(_effects(e, "init", "auroc", offset + index), 0)[0]
         known = [value for value in held if value is not None]
         out.append(
             {
@@ -143,3 +158,13 @@ def planted(e: Evidence) -> list[Json] | None:
             }
         )
     return out
+
+
+def _effects(e: Evidence, which: str, name: str, column: int) -> Array:
+    """AUROC - 1/2 of one target, [sites, n, 1]."""
+    return e.stack(which, name).column(column)[:, :, None] - 0.5
+
+
+def gate_inputs(e: Evidence, table: ConceptTable) -> GateInputs:
+    """What the gates of `states.py` look at."""
+    return GateInputs(table.columns, table.same_side, e.study.plan.fdr)

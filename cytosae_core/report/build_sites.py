@@ -9,7 +9,7 @@ import numpy as np
 from .. import egress
 from ..config import COUNTS, PROBES, VIEWS
 from ..policy import SitePolicy, named_policy
-from .evidence import Evidence, Json, mean_of, named, rounded
+from .evidence import ALL_PAIRS, Evidence, Json, mean_of, named
 
 
 def site_part(e: Evidence, site: str) -> Json:
@@ -31,19 +31,21 @@ def site_part(e: Evidence, site: str) -> Json:
         "messages_out": sum(count for count, _ in received.values()),
         "policy": facts.get("policy"),
         "relay_isolation": facts.get("relay_isolation"),
-        "status": "reported" if site in e.result.scores else fault,
+        "status": "reported" if site in e.scores else fault,
         "suppressed": e.result.suppressed.get(site, {}),
         "suppressed_rows": e.result.suppressed.get(site, {}).get("delta"),
     }
 
 
 def site_predictability(e: Evidence) -> Json:
-    """Can two sites be told apart within a class? 1/2 is chance, beside two halves of one site."""
-    scores, pairs = e.result.scores, []
-    for a, b in combinations([site for site in e.sites if site in e.result.scores], 2):
-        there = scores[a]["site_recall"][:, e.study.sites.index(b)]
-        back = scores[b]["site_recall"][:, e.study.sites.index(a)]
-        pairs.append({"a": a, "b": b, **named(VIEWS, (there + back) / 2)})
+    """Can two sites be told apart within a class? 1/2 is chance, beside two halves of one site. Pairs that were not
+    compared (of many sites, each is compared with its neighbours only) are left out unless there are few sites."""
+    pairs, scored = [], [site for site in e.sites if "site_recall" in e.scores.get(site, {})]
+    for a, b in combinations(scored, 2):
+        there = e.scores[a]["site_recall"][:, e.study.sites.index(b)]
+        back = e.scores[b]["site_recall"][:, e.study.sites.index(a)]
+        if len(scored) <= ALL_PAIRS or not np.isnan(there + back).all():
+            pairs.append({"a": a, "b": b, **named(VIEWS, (there + back) / 2)})
     nulls = {
         site: named(VIEWS, e.small[site]["same_site_null"])
         for site in e.sites
@@ -56,18 +58,15 @@ def site_predictability(e: Evidence) -> Json:
 
 def loso(e: Evidence) -> Json:
     """Probes fitted on the other sites' class moments, scored at each site."""
-    values = {site: tables["balanced_accuracy"] for site, tables in e.result.scores.items()}
-    views = {
-        name: {site: rounded(value[index]) for site, value in values.items()}
-        for index, name in enumerate(PROBES)
-    }
+    values = {site: named(PROBES, table["balanced_accuracy"]) for site, table in e.scores.items()}
+    views = {name: {site: value[name] for site, value in values.items()} for name in PROBES}
     classes = list(e.study.statistics.classes)
     return {"chance": _chance(e), "classes": classes, "views": views}
 
 
 def _chance(e: Evidence) -> float | None:
     """1 / number of classes shared with the other sites, averaged over the sites that were scored."""
-    known = {site: np.nan_to_num(e.result.counts[site][len(COUNTS) :]) > 0 for site in e.result.scores}
+    known = {site: np.nan_to_num(e.result.counts[site][len(COUNTS) :]) > 0 for site in e.scores}
     shares = []
     for site, own in known.items():
         teachers = [other for name, other in known.items() if name != site and other.sum() > 1]

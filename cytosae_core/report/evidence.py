@@ -1,28 +1,43 @@
-"""The released numbers, stacked once: what every part of the report is computed from. numpy only."""
+"""The released numbers, read once and site by site: what every part of the report is computed from. numpy only.
+
+Tables of [n, ...] per site either go to disk (`stacks.Stack`, read back by rows of all sites) or into sums over sites
+(`Means`): memory does not grow with the number of sites, but for firing rates (4 bytes per site and concept).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import StudyConfig
-from .agreement import verdicts
+from ..config import COUNTS, IMAGE_FACTS, StudyConfig
 from .inputs import Comparators, StudyResult, quality_dict
+from .means import Means, Recurrence
+from .site_variance import SiteVariance
+from .stacks import Stack, block_rows
 
 Array = NDArray[Any]
 Json = dict[str, Any]
+DESCRIBED = ("reliability", "same_site_null", "image_facts", "image_histogram", "quality")
+SCORED = ("balanced_accuracy", "balanced_accuracy_se", "calibration", "subgroup", "site_recall")
+ALL_PAIRS = 12  # more sites than this: each is compared with its next two in the protocol's order only
 
 
 class Evidence:
-    """A study's result with tables as arrays.
+    """A study's result, ready to be computed with.
 
     Attributes:
         sites: sites with final tables, in the protocol's order.
-        effects, errors: AUROC - 1/2 and its standard error, [sites, n, t], NaN where suppressed.
-        rates: firing rates [sites, n].
-        verdicts: one per concept.
+        rates: firing rates [sites, n] float32, NaN where suppressed.
+        small: site -> small tensors of its description. scores: site -> small tensors of its scores.
+        adjusted [n, t], confound [n, i], ablation [n, c], site_accuracy [n], site_null [n]: means over the sites
+            that released them, None when no site did.
+        recurrence: counts and means over sites of the nearest row of a site's own dictionary; None: not asked for.
+        site_share, site_share_null: [n] share of a concept's variance within a class that is between sites, and its
+            null (`site_variance`); None when no site released the halves.
     """
 
     def __init__(
@@ -37,38 +52,135 @@ class Evidence:
         self.study, self.result, self.comparators = study, result, comparators
         self.depth, self.tolerance = encoder_depth, canary_tolerance
         self.final = result.describe.get("final", {})
-        self._stacks: dict[tuple[str, str], Array] = {}  # tables lie on disk: each is read once
-        self.sites = [site for site in study.sites if site in self.final]
-        self.effects = self.stack("final", "auroc") - 0.5
-        self.errors = self.stack("final", "auroc_se")
-        self.rates = self._column("firing_rate", study.dictionary.n)
-        self.small = {site: self._small(site) for site in self.sites}
-        self.verdicts = verdicts(self.effects, self.errors) if len(self.sites) else []
+        self.sites = [site for site in study.sites if site in frozenset(self.final)]
+        self.n, self.t = study.dictionary.n, len(study.targets)
+        self.block = block_rows(len(self.sites), self.n, max(self.t, 1))
+        self._stacks: dict[tuple[str, str], Stack] = {}
+        self._qualities: dict[tuple[str, str], Array] = {}
+        # Asking a table on disk whether it holds a site reads that site's whole reply.
+        self._answered = {which: frozenset(tables) for which, tables in result.describe.items()}
+        self.rates = np.full((len(self.sites), self.n), np.nan, np.float32)
+        self.small: dict[str, dict[str, Array]] = {}
+        self.scores: dict[str, dict[str, Array]] = {}
+        self._read_final()
+        self._read_scores()
 
-    def stack(self, which: str, name: str) -> Array:
-        """A table of one dictionary (`final`, `init`, `random`) over sites: [sites, n, t], NaN where missing."""
+    def _read_final(self) -> None:
+        """One look at every site's final tables."""
+        means = {"auroc_adjusted": Means(), "confound": Means()}
+        recurrence, variance = Recurrence(), SiteVariance()
+        names = ("auroc", "auroc_se", "auroc_shuffled")
+        stacks = {name: self._stack("final", name) for name in names}
+        halves = 0
+        for index, site in enumerate(self.sites):
+            table = self.final[site]
+            self.rates[index] = table["firing_rate"]
+            self.small[site] = {name: table[name] for name in DESCRIBED if name in table}
+            for name, stack in stacks.items():
+                if name in table:
+                    stack.put(index, table[name])
+            for name, total in means.items():
+                total.add(table.get(name))
+            recurrence.add(table)
+            halves += _add_halves(variance, table)
+        self.adjusted, self.confound = (means[name].value for name in ("auroc_adjusted", "confound"))
+        self.recurrence = recurrence if recurrence.sites else None
+        self.site_share: Array | None = None
+        self.site_share_null: Array | None = None
+        if halves:
+            self.site_share, self.site_share_null = variance.shares()
+
+    def _read_scores(self) -> None:
+        """One look at every site's scores."""
+        means = {name: Means() for name in ("ablation", "concept_site", "concept_site_null")}
+        scored = frozenset(self.result.scores)
+        for site in (name for name in self.study.sites if name in scored):
+            table = self.result.scores[site]
+            self.scores[site] = {name: table[name] for name in SCORED if name in table}
+            for name, total in means.items():
+                total.add(table.get(name))
+        self.ablation = means["ablation"].value
+        self.site_accuracy, self.site_null = means["concept_site"].value, means["concept_site_null"].value
+
+    def _stack(self, which: str, name: str) -> Stack:
+        made = Stack(len(self.sites), self.n, self.t, self.result.scratch, self.block)
+        self._stacks[which, name] = made
+        return made
+
+    def stack(self, which: str, name: str) -> Stack:
+        """A table [sites, n, t] of one dictionary (`final`, `init`, `random`); all NaN where it was not described."""
         if (which, name) not in self._stacks:
-            self._stacks[which, name] = self._read(which, name)
+            self._read_control(which)
         return self._stacks[which, name]
 
-    def _read(self, which: str, name: str) -> Array:
+    def _read_control(self, which: str) -> None:
+        """One look at every site's tables of a control dictionary."""
         tables = self.result.describe.get(which, {})
-        shape = (self.study.dictionary.n, len(self.study.targets))
-        parts = [tables[site][name] if site in tables else np.full(shape, np.nan) for site in self.sites]
-        return np.stack(parts).astype(np.float64) if parts else np.zeros((0, *shape))
+        made = {name: self._stack(which, name) for name in ("auroc", "auroc_se")}
+        for index, site in enumerate(self.sites):
+            table = tables[site] if site in self._answered.get(which, ()) else {}
+            if "quality" in table:
+                self._qualities[which, site] = table["quality"]
+            for name, stack in made.items():
+                if name in table:
+                    stack.put(index, table[name])
 
-    def _column(self, name: str, size: int) -> Array:
-        parts = [self.final[site][name] for site in self.sites]
-        return np.stack(parts) if parts else np.zeros((0, size))
+    def spans(self) -> list[tuple[int, int]]:
+        """Blocks of rows that all stacks are read in."""
+        return self._stacks["final", "auroc"].spans() if self.sites and self.t else []
 
-    def _small(self, site: str) -> dict[str, Array]:
-        table = self.final[site]
-        return {name: table[name] for name in ("reliability", "same_site_null") if name in table}
+    def effects(self, start: int, stop: int, name: str = "auroc") -> Array:
+        """AUROC - 1/2 of one block of rows, [sites, rows, t], NaN where suppressed."""
+        return self.stack("final", name).rows(start, stop) - 0.5
+
+    def errors(self, start: int, stop: int) -> Array:
+        """Standard errors of the AUROC of one block of rows, [sites, rows, t]."""
+        return self.stack("final", "auroc_se").rows(start, stop)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Pairs of sites that are compared: all, or of many sites each with its next two."""
+        count = len(self.sites)
+        if count <= ALL_PAIRS:
+            return list(combinations(range(count), 2))
+        return sorted(
+            {(min(a, b), max(a, b)) for a in range(count) for b in ((a + 1) % count, (a + 2) % count)}
+        )
 
     def quality(self, which: str, site: str) -> dict[str, float | None]:
         """Named quality numbers of one dictionary at one site; empty when it did not answer."""
-        tables = self.result.describe.get(which, {})
-        return quality_dict(tables[site]["quality"]) if site in tables else {}
+        if site not in self._answered.get(which, ()):
+            return {}
+        if which == "final" and site in self.small:
+            return quality_dict(self.small[site]["quality"])
+        if (which, site) not in self._qualities:
+            self._qualities[which, site] = self.result.describe[which][site]["quality"]
+        return quality_dict(self._qualities[which, site])
+
+    def supported(self, site: str) -> list[str]:
+        """Classes of a site with at least `plan.support` behind them; a withheld class has none."""
+        counts = self.result.counts.get(site)
+        if counts is None:
+            return []
+        classes = self.study.statistics.classes
+        own = [float(count) for count in counts[len(COUNTS) :]]
+        return [name for name, count in zip(classes, own, strict=True) if count >= self.study.plan.support]
+
+    def fact_means(self) -> dict[str, Array]:
+        """Per picture fact its mean at every site, [sites], NaN where unknown."""
+        out = {name: np.full(len(self.sites), np.nan) for name in IMAGE_FACTS}
+        for index, site in enumerate(self.sites):
+            found = self.small[site].get("image_facts")
+            for row, name in enumerate(IMAGE_FACTS if found is not None else ()):
+                out[name][index] = float(found[row, 0])  # type: ignore[index]
+        return out
+
+
+def _add_halves(variance: SiteVariance, table: Mapping[str, Array]) -> int:
+    names = ("code_class_mean", "code_half_class_mean", "code_class_var")
+    if not all(name in table for name in names):
+        return 0
+    variance.add(*(table[name] for name in names))
+    return 1
 
 
 def rounded(value: Any) -> float | None:
@@ -77,8 +189,9 @@ def rounded(value: Any) -> float | None:
 
 
 def named(names: tuple[str, ...], values: Array) -> dict[str, float | None]:
-    """Rounded values by name."""
-    return {name: rounded(value) for name, value in zip(names, values, strict=True)}
+    """Rounded values by name; names beyond the values (of an older site) are None."""
+    known = dict(zip(names, values, strict=False))
+    return {name: rounded(known.get(name)) for name in names}
 
 
 def mean_of(values: list[float | None] | list[float]) -> float | None:

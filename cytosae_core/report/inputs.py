@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,11 +52,16 @@ class StudyResult:
         begin: site -> quality of the first dictionary.
         rounds: one record per round.
         describe: `final`, `init`, `random` -> site -> tables.
-        scores: site -> balanced_accuracy and site_recall.
+        scores: site -> what it answered to `score`; may be read from disk on demand, like `describe`.
         first, final: dictionaries [n, d].
         received: site -> message kind -> [messages, bytes].
         faults: (site, step, code) of everything that did not answer.
         suppressed: site -> values withheld, by tensor, summed over messages.
+        leaves: site -> message kind -> indices of the coordinator's log entries of what arrived.
+        log: size and root (hex) of that log when the last number had arrived; None when nothing was logged.
+        stage: name of the plan's stage that was open, if any.
+        deviations: what was done otherwise than the protocol says: {at, what, why}, oldest first.
+        scratch: folder on a disk for tables of large studies; None: the system's folder for temporary files.
     """
 
     facts: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -64,12 +70,17 @@ class StudyResult:
     begin: dict[str, Array] = field(default_factory=dict)
     rounds: list[RoundRecord] = field(default_factory=list)
     describe: dict[str, Tables] = field(default_factory=dict)
-    scores: dict[str, dict[str, Array]] = field(default_factory=dict)
+    scores: Tables = field(default_factory=dict)
     first: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     final: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     received: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     faults: list[tuple[str, str, str]] = field(default_factory=list)
     suppressed: dict[str, dict[str, int]] = field(default_factory=dict)
+    leaves: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    log: tuple[int, str] | None = None
+    stage: str | None = None
+    deviations: list[dict[str, str]] = field(default_factory=list)
+    scratch: Path | None = None
 
 
 def quality_dict(values: Array) -> dict[str, float | None]:

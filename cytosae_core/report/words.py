@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from .rows import concept_count, state_counts, verdict_counts
+
 Json = dict[str, Any]
 
 
@@ -26,6 +28,8 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 def _reconstruction(report: Json) -> str:
     overall = report["overall"]
+    if overall["federated_fvu"] is None:
+        return "No site released how much of the variance the dictionary leaves unexplained (FVU)."
     text = (
         f"The shared dictionary leaves {_number(overall['federated_fvu'])} of the variance unexplained (FVU)"
     )
@@ -39,19 +43,13 @@ def _reconstruction(report: Json) -> str:
     return text + "."
 
 
-def verdict_counts(report: Json) -> dict[str, int]:
-    """Number of concepts per verdict."""
-    names = ("holds", "differs", "no class meaning", "too few patients")
-    return {name: sum(concept["verdict"] == name for concept in report["concepts"]) for name in names}
-
-
 def _meaning(report: Json) -> str:
-    counts = verdict_counts(report)
-    if counts["too few patients"] == len(report["concepts"]):
+    counts, total = verdict_counts(report), concept_count(report)
+    if counts.get("too few patients", 0) == total:
         return NOBODY
     shares = [entry for entry in report["agreement"]["replication"].values() if entry["share"] is not None]
     text = (
-        f"{counts['holds']} of {len(report['concepts'])} concepts mean the same class or feature at every site "
+        f"{counts['holds']} of {total} concepts mean the same class or feature at every site "
         f"({report['agreement']['holds_shuffled']} with shuffled labels); "
         f"{counts['differs']} speak clearly at some site and not at another"
     )
@@ -62,7 +60,18 @@ def _meaning(report: Json) -> str:
         text += (
             f". Meanings chosen at the other sites held at the site left out in {share:.0%} of cases{control}"
         )
-    return text + "."
+    return f"{text}. {_climbed(report)}"
+
+
+def _climbed(report: Json) -> str:
+    """How far concepts came, in states."""
+    states = state_counts(report)
+    best = sum(states.get(name, 0) for name in ("generalising", "validated"))
+    if best:
+        return f"{best} passed every check that was made for a hospital not in the study."
+    if states.get("provisional"):
+        return f"{states['provisional']} agree everywhere, which with so few sites is provisional."
+    return "None passed every check that was made for a hospital not in the study."
 
 
 def _departure(report: Json) -> str:
@@ -76,32 +85,33 @@ def _departure(report: Json) -> str:
 
 
 def answer(report: Json) -> str:
-    """One paragraph that answers the study's question, with its uncertainty."""
-    counts = verdict_counts(report)
+    """One paragraph that answers the study's question, with its uncertainty: the verdict, then what it rests on."""
     reported = [name for name, site in report["sites"].items() if site["status"] == "reported"]
     if len(reported) < 3:
         return f"Not estimable: {len(reported)} sites reported, at least 3 are needed."
+    parts = [report["verdict"]["sentence"], _held(report, len(reported)), _classifier(report)]
+    if report["status"] == "simulation":
+        parts.append("This was a simulation on one machine: nothing here is evidence about patients.")
+    return " ".join(part for part in parts if part)
+
+
+def _held(report: Json, reported: int) -> str:
+    counts, total = verdict_counts(report), concept_count(report)
+    if counts.get("too few patients", 0) == total:
+        return NOBODY
+    return f"At {reported} sites, {counts['holds']} of {total} concepts held everywhere. {_climbed(report)}"
+
+
+def _classifier(report: Json) -> str:
     views = report["loso"]["views"]
-    codes = _mean_view(views.get("standardised codes", {}))
-    raw = _mean_view(views.get("raw embeddings", {}))
-    text = (
-        f"At {len(reported)} sites, {counts['holds']} of {len(report['concepts'])} concepts held everywhere. "
+    codes, raw = (_mean_view(views.get(name, {})) for name in ("standardised codes", "raw embeddings"))
+    if codes is None or raw is None:
+        return ""
+    chance = _number(report["loso"]["chance"], 2)
+    return (
+        f"A classifier built from the other sites' concept averages named the cells of a site it had never "
+        f"seen with balanced accuracy {codes:.2f} (raw embeddings {raw:.2f}, chance {chance})."
     )
-    if counts["too few patients"] == len(report["concepts"]):
-        text = f"{NOBODY} "
-    if codes is not None and raw is not None:
-        chance = _number(report["loso"]["chance"], 2)
-        text += (
-            f"A classifier built from the other sites' concept averages named the cells of a site it had never "
-            f"seen with balanced accuracy {codes:.2f} (raw embeddings {raw:.2f}, chance {chance}). "
-        )
-    provisional = "With fewer than 5 sites this is provisional. " if len(reported) < 5 else ""
-    simulated = (
-        "This was a simulation on one machine: nothing here is evidence about patients."
-        if report["watermarks"]
-        else ""
-    )
-    return (text + provisional + simulated).strip()
 
 
 def _mean_view(view: dict[str, float | None]) -> float | None:
@@ -120,8 +130,8 @@ def limits(report: Json) -> list[str]:
     lines = [
         f"The unit of counting is: {', '.join(units) or 'unknown'}. Cells are never counted as independent.",
         "The dictionary saw unlabelled images of every site, the left-out one included; only labels were left out.",
-        "An AUROC per concept and class is exploratory: concepts were not registered in advance and intervals are "
-        "not corrected for the number of concepts.",
+        "Concepts were not registered in advance: their q-values are corrected for all concepts and classes, their "
+        "intervals are not.",
         "Codes are not better class features than raw embeddings; both are shown.",
         "FVU says how much of the features is reproduced, not whether a concept makes medical sense; no expert "
         "has judged these concepts.",
@@ -162,16 +172,49 @@ def not_assessed(report: Json) -> list[Json]:
     for name, site in report["sites"].items():
         if site["status"] != "reported":
             gaps.append({"item": f"site {name}", "reason": site["status"]})
-    for item, reason in (
-        (
-            "figures of heterogeneity",
-            "prediction intervals and tau^2 of every concept are in report.json (`meta`)",
-        ),
-        ("expert agreement", "no expert review was held"),
-        ("calibration and subgroups", "not part of this version of the report"),
+    gaps += [
+        {"item": part["name"], "reason": part["reason"]}
+        for part in report["headlines"]
+        if part["status"] != "estimated"
+    ]
+    gaps += [
+        {"item": f"subgroup {part['name']}", "reason": part["reason"]}
+        for part in report["subgroups"]
+        if part["status"] != "estimated"
+    ]
+    for item, part in (
+        ("calibration", report["calibration"]),
+        ("what heterogeneity goes with", report["heterogeneity"]),
+        ("expert agreement", report["experts"]),
     ):
-        gaps.append({"item": item, "reason": reason})
+        if part["reason"]:
+            gaps.append({"item": item, "reason": part["reason"]})
+    if not report["subgroups"]:
+        gaps.append({"item": "subgroups", "reason": "the protocol names none"})
+    gaps += [
+        {"item": f"check of concepts: {name}", "reason": GATE_REASONS[name]} for name in _idle_gates(report)
+    ]
     return gaps
+
+
+GATE_REASONS = {
+    "support": "no site could say",
+    "recurrence": "sites trained no dictionaries of their own (statistics.recurrence_steps)",
+    "naming": "no expert review was held",
+    "consistency": "fewer than 3 sites could say",
+    "prediction": "fewer than 3 sites could say",
+    "shortcut": "too few sites released class means of both halves of their units",
+    "confound": "no site released light, focus and cell size",
+    "ablation": "no site released what taking a concept away changes",
+    "held_out": "no meaning was clear at all sites but one",
+}
+
+
+def _idle_gates(report: Json) -> list[str]:
+    """Checks that were made for no concept."""
+    return [
+        name for name, values in report["concepts"]["gate_values"].items() if all(v == -1 for v in values)
+    ]
 
 
 def how_to_check(report: Json) -> list[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the commands."""
+    from . import report_cli
+
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     verify = commands.add_parser(
         "verify", help="check a bundle offline: exit 0 all passed, 1 failed, 2 not all checked"
@@ -32,6 +34,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     pyz = commands.add_parser("pyz", help="build verifier.pyz: needs only Python and `cryptography`")
     pyz.add_argument("out", type=Path, metavar="OUT.pyz")
     pyz.set_defaults(run=_pyz)
+    report_cli.register(commands)
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ def register(parser: argparse.ArgumentParser) -> None:
 def _list(options: argparse.Namespace) -> int:
     from cytosae_core.canonical import parse_json
     from cytosae_core.errors import StudyError
+    from cytosae_core.report.columns import columns_of
+    from cytosae_core.report.rows import concept_rows
 
     try:
         report = parse_json(options.report.read_bytes(), max_bytes=1 << 28)
@@ -33,7 +36,9 @@ def _list(options: argparse.Namespace) -> int:
         raise StudyError(f"Expected a report at {options.report}.", hint="Run a study first.") from error
     if not isinstance(report, dict) or "concepts" not in report:
         raise StudyError("Expected a report.json of this program.")
-    chosen = [c for c in report["concepts"] if options.verdict in (None, c["verdict"])][: options.top]
+    columns = columns_of(report, options.report.parent)
+    rows = (row for row in concept_rows(report, columns) if options.verdict in (None, row["verdict"]))
+    chosen = list(islice(rows, options.top))
     if options.json:
         print(json.dumps(chosen))
     else:

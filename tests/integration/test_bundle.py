@@ -19,6 +19,7 @@ from cytosae_core.canonical import sha256_hex
 from cytosae_core.config import TrainingConfig
 from cytosae_core.errors import StudyError, VerificationError
 from cytosae_core.policy import POLICIES
+from cytosae_core.report import columns
 from cytosae_core.report.build import build_report
 from cytosae_local import cli
 from cytosae_local.audit_explain import explain
@@ -26,7 +27,7 @@ from cytosae_local.verifier_pyz import build_pyz
 from cytosae_server.bundle import bundle_files, write_bundle
 from cytosae_server.loop import CANARY_TOLERANCE
 from cytosae_server.replay import replay_bundle
-from cytosae_server.study import write_report
+from cytosae_server.study import rebuild_report, write_report
 from cytosae_server.transport import LocalGrid
 from tests.bundles import Files, relisted
 from tests.federation import Federation, study_config
@@ -91,6 +92,32 @@ def test_replay_redoes_rounds_report_and_page(files: Files) -> None:
     verdict = replay_bundle(files)
     assert verdict.exit_code == 0, verdict.to_dict()["first_broken"]
     assert [check.name for check in verdict.checks] == ["bundle", "rounds", "report", "page"]
+
+
+def test_the_report_made_again_from_the_run_folder_is_the_same_bytes(tmp_path: Path) -> None:
+    home = finished(Federation(tmp_path, wrap={"site-2": dead}))
+    names = ("report.json", "report.html", "report.csv")
+    before = {name: (home / name).read_bytes() for name in names}
+    assert json.loads(before["report.json"])["integrity"]["status"] == "logged"
+    for name in names[1:]:
+        (home / name).unlink()
+    rebuild_report(home)
+    assert {name: (home / name).read_bytes() for name in names} == before
+    with pytest.raises(StudyError, match="finished study"):
+        rebuild_report(tmp_path / "nothing")
+
+
+def test_per_site_values_in_a_file_are_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "INLINE_VALUES", 10)
+    files = bundled(Federation(tmp_path))
+    assert columns.FILE in files
+    assert audit_bundle(files, pinned=pinned(files)).exit_code == 0 and replay_bundle(files).exit_code == 0
+    data = bytearray(files[columns.FILE])
+    data[-3] ^= 1
+    changed = audit_bundle(relisted({**files, columns.FILE: bytes(data)}), pinned=pinned(files))
+    assert changed.to_dict()["first_broken"].startswith(columns.FILE)
+    without = relisted({path: found for path, found in files.items() if path != columns.FILE})
+    assert audit_bundle(without, pinned=pinned(files)).exit_code == 2
 
 
 def test_replay_finds_what_signatures_cannot(files: Files) -> None:

@@ -574,6 +574,23 @@ def test_an_aggregate_of_other_inputs(tmp_path: Path) -> None:
 
 # The report
 
+
+def tables(report: Fields) -> Fields:
+    return report["concepts"]["tables"]
+
+
+def put(report: Fields, name: str, site: str, place: int, value: Any) -> None:
+    tables(report)[name]["sites"][site][place] = value
+
+
+def head(report: Fields) -> Fields:
+    return report["headlines"][0]
+
+
+def change(report: Fields, column: str, place: int, value: Any) -> None:
+    report["concepts"]["columns"][column][place] = value
+
+
 CHANGES: dict[str, tuple[Callable[[Fields], None], str]] = {
     "sites/site-b/fvu": (lambda r: r["sites"]["site-b"].update(fvu=r["sites"]["site-b"]["fvu"] + 1e-6), "site-b"),
     "sites/site-c/units": (lambda r: r["sites"]["site-c"].update(units=31), "site-c"),
@@ -582,13 +599,29 @@ CHANGES: dict[str, tuple[Callable[[Fields], None], str]] = {
     "sites/site-a/messages_out": (lambda r: r["sites"]["site-a"].update(messages_out=1), "site-a"),
     "overall/federated_fvu": (lambda r: r["overall"].update(federated_fvu=0.1), "the study"),
     "rounds/1/fvu": (lambda r: r["rounds"][1].update(fvu=0.1), "the study"),
-    "concepts/1/auroc/site-b/value": (lambda r: r["concepts"][1]["auroc"]["site-b"].update(value=0), "the concepts"),
-    "concepts/1/auroc/site-b/se": (lambda r: r["concepts"][1]["auroc"]["site-b"].update(se=0.02), "the concepts"),
-    "concepts/2/firing_rate/site-a": (lambda r: r["concepts"][2]["firing_rate"].pop("site-a"), "the concepts"),
-    "concepts/0/verdict": (lambda r: r["concepts"][0].update(verdict="differs"), "the concepts"),
-    "concepts/0/digest": (lambda r: r["concepts"][0].update(digest="0" * 16), "the concepts"),
-    "concepts/0/meta/tau2": (lambda r: r["concepts"][0]["meta"].update(tau2=0.5), "the concepts"),
-    "concepts": (lambda r: r["concepts"].pop(), "the concepts"),
+    "concepts/tables/auroc/sites/site-b/1": (lambda r: put(r, "auroc", "site-b", 1, 0), "the concepts"),
+    "concepts/tables/auroc_se/sites/site-b/1": (lambda r: put(r, "auroc_se", "site-b", 1, 0.02), "the concepts"),
+    "concepts/tables/firing_rate/sites/site-a/2": (lambda r: put(r, "firing_rate", "site-a", 2, 3), "the concepts"),
+    "concepts/tables/firing_rate": (lambda r: tables(r)["firing_rate"]["sites"].pop("site-a"), "the concepts"),
+    "concepts/columns/verdict/0": (lambda r: change(r, "verdict", 0, 1), "the concepts"),
+    "concepts/columns/target/1": (lambda r: change(r, "target", 1, -1), "the concepts"),
+    "concepts/columns/digest/0": (lambda r: change(r, "digest", 0, "0" * 16), "the concepts"),
+    "concepts/columns/tau2/0": (lambda r: change(r, "tau2", 0, 0.5), "the concepts"),
+    "concepts/columns/p/3": (lambda r: change(r, "p", 3, 0.9), "the concepts"),
+    "concepts/columns/prediction_low/2": (lambda r: change(r, "prediction_low", 2, 0.001), "the concepts"),
+    "concepts/columns/sites/2": (lambda r: change(r, "sites", 2, 2), "the concepts"),
+    "concepts/columns/row": (lambda r: r["concepts"]["columns"]["row"].pop(), "the concepts"),
+    "concepts/columns": (lambda r: r["concepts"]["columns"]["mean"].pop(), "the concepts"),
+    "headlines/0/value": (lambda r: head(r).update(value=0.5), "headlines"),
+    "headlines/0/prediction/0": (lambda r: head(r)["prediction"].__setitem__(0, 0.01), "headlines"),
+    "headlines/0/interval/1": (lambda r: head(r)["interval"].__setitem__(1, 9.9), "headlines"),
+    "headlines/0/passes": (lambda r: head(r).update(passes=not head(r)["passes"]), "headlines"),
+    "headlines/0/sites/site-b/value": (lambda r: head(r)["sites"]["site-b"].update(value=0.1), "headlines"),
+    "headlines/0/n/sites": (lambda r: head(r)["n"].update(sites=9), "headlines"),
+    "headlines/0/leaves": (lambda r: head(r)["leaves"].pop(), "headlines"),
+    "integrity/leaves": (lambda r: r["integrity"]["leaves"]["site-a"]["describe"].append(0), "integrity"),
+    "integrity/root": (lambda r: r["integrity"].update(root="0" * 64), "integrity"),
+    "integrity/log_size": (lambda r: r["integrity"].update(log_size=3), "integrity"),
     "round 2 site-a": (lambda r: r["rounds"].pop(), "the study"),
     "round 1 site-b": (lambda r: r["rounds"][0]["sites"].pop("site-b"), "the study"),
     "sites site-d": (lambda r: r["sites"].update({"site-d": r["sites"]["site-a"]}), "the study"),
@@ -601,7 +634,8 @@ def test_a_changed_number_names_site_and_metric(tmp_path: Path, name: str) -> No
     """The coordinator itself logs and cosigns a report with one changed value."""
     change, where = CHANGES[name]
     files = Study(tmp_path, SITES, rounds=2, n=4, report_edit=change).build()
-    broken(files, f"numbers of {where}", f"report.json {name}")
+    alone = where in ("headlines", "integrity")
+    broken(files, where if alone else f"numbers of {where}", f"report.json {name}")
     assert [state for state in states(audited(files)).values()].count("FAIL") == 1
 
 

@@ -15,7 +15,9 @@ from ..verify.bundle import Bundle
 from ..verify.checks import Named
 from ..verify.logs import Logs
 from ..verify.replies import Replies
-from .numbers import Numbers, check_concepts, check_overall, check_site
+from .concepts import check_concepts
+from .headlines import check_headlines, check_integrity
+from .numbers import Numbers, check_overall, check_site
 from .rounds import check_aggregates, check_privacy
 
 __all__ = ["audit_bundle"]
@@ -29,7 +31,7 @@ def audit_bundle(files: Mapping[str, bytes], *, pinned: Mapping[str, Any] | None
 def _checks(bundle: Bundle, logs: Logs, replies: Replies) -> list[Named]:
     held: list[Numbers] = []
 
-    def counted(check: Callable[..., str], *more: str) -> str:
+    def counted(check: Callable[..., str], *more: Any) -> str:
         held.extend([] if held else [Numbers(bundle, replies)])
         return check(held[0], *more)
 
@@ -40,4 +42,6 @@ def _checks(bundle: Bundle, logs: Logs, replies: Replies) -> list[Named]:
         *((f"numbers of {site}", partial(counted, check_site, site)) for site in sites),
         ("numbers of the study", partial(counted, check_overall)),
         ("numbers of the concepts", partial(counted, check_concepts)),
+        ("headlines", partial(counted, check_headlines)),
+        ("integrity", partial(counted, check_integrity, logs)),
     ]
