@@ -28,6 +28,7 @@ from cytosae_core.errors import StudyError
 from cytosae_core.keys import SigningKey
 from cytosae_core.phantom import DEMO_SITES, PLANTED, PUBLIC_SITE, generate_site
 from cytosae_core.policy import named_policy
+from cytosae_core.sae.checkpoint import load_checkpoint
 from cytosae_core.sae.init import public_centroids
 from cytosae_core.tensors import pack_tensors
 from cytosae_server.study import write_study_folder
@@ -41,6 +42,8 @@ ENCODER, LAYER, STEPS = "dinov2-s-demo", 6, ("reinhard", "cell-mask")
 PATIENTS, CELLS_PER_PATIENT = 48, 2
 DEFAULT_PUBLIC = "barcelona-acevedo-pbc"
 PUBLIC_TOKENS = 40_000
+# Steps of a site's own dictionary, with which concepts are compared: about 3 s a site at 1,024 rows.
+RECURRENCE_STEPS = 300
 
 
 def run_demo(options: argparse.Namespace) -> int:
@@ -52,26 +55,17 @@ def run_demo(options: argparse.Namespace) -> int:
         folders, public = _given(options) if options.sites else _phantoms(out, display)
         limit = QUICK_IMAGES if options.quick else None
         encoder = load_encoder(ENCODER, layer=LAYER, steps=STEPS)
-        corpus = embed(
-            public,
-            public.name,
-            encoder,
-            out / "stores",
-            max_images=limit,
-            progress=display.bar("public cells"),
-        )
-        embedded = {
-            name: embed(
-                folder,
-                name,
-                encoder,
-                out / "stores",
-                max_images=limit,
-                progress=display.bar(f"cells of {name}"),
-            )
-            for name, folder in folders.items()
-        }
-        local = _plan(options, out, embedded, corpus, encoder)
+
+        def embedded(folder: Path, shown: str) -> Embedded:
+            stores, bar = out / "stores", display.bar(shown)
+            return embed(folder, folder.name, encoder, stores, max_images=limit, progress=bar)
+
+        corpus = None if options.frozen else embedded(public, "public cells")
+        members = {name: embedded(folder, f"cells of {name}") for name, folder in folders.items()}
+        if corpus is None:
+            local = frozen_plan(options, out, members, encoder)
+        else:
+            local = _plan(options, out, members, corpus, encoder)
         report = run_local(local, display.watch)
     print_outcome(report, out, time.monotonic() - started, as_json=options.json)
     return 0
@@ -84,7 +78,7 @@ def _given(options: argparse.Namespace) -> tuple[dict[str, Path], Path]:
         raise StudyError(
             f"Expected --public to name a site folder, got {name}.", hint=f"One of {list(folders)}."
         )
-    public = folders.pop(name)
+    public = folders[name] if options.public_member or options.frozen else folders.pop(name)
     if len(folders) < 2:
         raise StudyError(f"Expected at least 2 member sites beside the public corpus, got {len(folders)}.")
     return folders, public
@@ -124,6 +118,7 @@ def _plan(
         statistics=StatisticsConfig(
             classes=tuple(sorted({label for item in embedded.values() for label in item.labels})),
             attributes=_attributes(corpus) if phantoms else (),
+            recurrence_steps=RECURRENCE_STEPS,
         ),
     )
     sites = {
@@ -139,6 +134,42 @@ def _plan(
     return LocalStudy(
         study, sites, start, out, restart, compare=not options.no_comparators, encoder_depth=encoder.depth
     )
+
+
+def frozen_plan(
+    options: argparse.Namespace, out: Path, embedded: Mapping[str, Embedded], encoder: Encoder
+) -> LocalStudy:
+    """A `validate` study of a dictionary that another demo trained, at all given sites."""
+    found = load_checkpoint(options.frozen)
+    start, k = found.tensors, found.facts.get("k")
+    if set(start) != {"dictionary", "mean", "scale"} or not isinstance(k, int):
+        raise StudyError(
+            "Expected --frozen to name a pursuit dictionary.", hint="Such as demo-out/dictionary."
+        )
+    rows, width = start["dictionary"].shape
+    phantoms = options.sites is None
+    policy = "evaluate_only" if phantoms else "public-data"
+    study = StudyConfig(
+        name=f"frozen {'demo' if phantoms else options.sites.resolve().name}",
+        sites=tuple(sorted(embedded)),
+        kind="validate",
+        profile="evaluate_only",
+        simulation=True,
+        min_units=named_policy(policy).min_units,
+        encoder=EncoderConfig(ENCODER, LAYER, STEPS, width, encoder.digest),
+        dictionary=DictionaryConfig("pursuit", rows, k, "file", sha256_hex(pack_tensors(start))),
+        rounds=RoundsConfig(quorum=2),
+        statistics=StatisticsConfig(
+            classes=tuple(sorted({label for item in embedded.values() for label in item.labels})),
+            recurrence_steps=RECURRENCE_STEPS,
+        ),
+    )
+    sites = {
+        name: make_site(item, policy, out / "homes" / name, simulation=True)
+        for name, item in sorted(embedded.items())
+    }
+    _publish(out, study, start, sites, _local_section(options, out, sites, policy))
+    return LocalStudy(study, sites, start, out, compare=False, encoder_depth=encoder.depth)
 
 
 def _attributes(corpus: Embedded) -> tuple[Attribute, ...]:

@@ -10,6 +10,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the demo's options."""
     parser.add_argument("--sites", type=Path, help="folder of site folders instead of synthetic hospitals")
     parser.add_argument("--public", help="site folder that is the public corpus for the start, not a member")
+    parser.add_argument(
+        "--public-member", action="store_true", help="the public corpus also takes part as a site"
+    )
+    parser.add_argument(
+        "--frozen", type=Path, metavar="DICTIONARY",
+        help="do not train: test this dictionary (such as demo-out/dictionary) at all sites",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="where everything is written")
     parser.add_argument("--quick", action="store_true", help="at most 80 images a site, stratified, seed 0")
     parser.add_argument("--json", action="store_true", help="end with one JSON line on standard output")

@@ -23,6 +23,7 @@ from cytosae_core.report.inputs import Comparators, StudyResult
 from cytosae_core.sae.checkpoint import save_checkpoint
 from cytosae_core.tensors import pack_tensors
 from cytosae_server.coordinator import Coordinator
+from cytosae_server.deviations import Deviations
 from cytosae_server.loop import CANARY_TOLERANCE, StudyRun
 from cytosae_server.runfolder import RunFolder
 from cytosae_server.study import trained_tensors, write_report
@@ -33,6 +34,7 @@ from .comparators import Pool, local_matrix
 Array = NDArray[Any]
 Watch = Callable[[str, Mapping[str, Any]], None]
 OTHER_SEED = 1
+COMPARATORS = "dictionaries trained on all images in one place and at single sites"
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,12 @@ def run_local(local: LocalStudy, watch: Watch) -> dict[str, Any]:
     """Run the study and write `report.json`, `report.html` and the final dictionary; returns the report."""
     started = time.monotonic()
     clear_finished(local)
+    notes = Deviations(local.out, SigningKey.load_or_create(local.out / "study.key"), local.study)
     with _federation(local, local.study, local.start, local.out / "run", watch) as run:
-        result = run.run()
+        with notes.stops():
+            result = run.run()
+        skipped = "" if local.compare or local.study.kind != "train" else COMPARATORS
+        result.stage, result.deviations = local.study.stage or None, notes.of_run(result, skipped=skipped)
         comparators = _compare(local, result, run, watch) if local.study.kind == "train" else None
         facts = {"encoder_depth": local.encoder_depth, "canary_tolerance": CANARY_TOLERANCE}
         report = dict(build_report(local.study, result, comparators, **facts))

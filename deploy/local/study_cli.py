@@ -1,4 +1,4 @@
-"""`cytosae study`: run a study from its protocol."""
+"""`cytosae study`: plan a study, run it, take it through its stages, hand it to an auditor."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ import json
 import time
 from pathlib import Path
 
+from . import study_admit, study_advance, study_new, study_plan
+
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the commands."""
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="run or resume a study on this machine (simulation)")
+    study_new.register(commands)
+    study_plan.register(commands)
+    run = commands.add_parser(
+        "run", help="run or resume a study, or its open stage, on this machine (simulation)"
+    )
     run.add_argument("study", type=Path, metavar="STUDY.yaml")
     run.add_argument("--out", type=Path, help="output folder (default: the study's folder)")
     run.add_argument("--json", action="store_true", help="end with one JSON line on standard output")
@@ -28,16 +34,18 @@ def register(parser: argparse.ArgumentParser) -> None:
     bundle.add_argument("--to", type=Path, help="the bundle's folder, new or empty (default: OUT/bundle)")
     bundle.add_argument("--no-updates", action="store_true", help="without the sites' replies of the rounds")
     bundle.set_defaults(run=_bundle)
+    study_advance.register(commands)
+    study_admit.register(commands)
 
 
 def _run(options: argparse.Namespace) -> int:
     from .demo import print_outcome
-    from .yaml_study import run_yaml
+    from .yaml_study import result_folder, run_yaml
 
     started = time.monotonic()
     out = options.out or options.study.resolve().parent
     report = run_yaml(options.study, out, compare=not options.no_comparators)
-    print_outcome(report, out, time.monotonic() - started, as_json=options.json)
+    print_outcome(report, result_folder(out), time.monotonic() - started, as_json=options.json)
     return 0
 
 

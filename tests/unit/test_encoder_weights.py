@@ -21,7 +21,7 @@ from cytosae_core.encoder import build_store, load_encoder
 from cytosae_core.encoder.weights import convert, demo_file
 from cytosae_core.errors import SetupError, StudyError
 from cytosae_local.encoder_cli import register
-from cytosae_local.yaml_study import _encoder
+from cytosae_local.yaml_study import encoder_for
 from tests.federation import Federation, study_config
 from tests.unit.test_encoder import fixed_input, official
 
@@ -187,9 +187,9 @@ def test_a_local_study_refuses_other_weights(good: Path, tmp_path: Path) -> None
     digest = load_encoder("dinobloom-s", tmp_path / "good.safetensors", layer=6).digest
     pinned = EncoderConfig(name="dinobloom-s", layer=6, steps=(), digest=digest)
     study = replace(study_config(), encoder=pinned)
-    assert _encoder(study, {"weights": "good.safetensors"}, tmp_path).digest == digest
+    assert encoder_for(study, {"weights": "good.safetensors"}, tmp_path).digest == digest
     with pytest.raises(StudyError, match="digest"):
-        _encoder(study, {"weights": "other.safetensors"}, tmp_path)
+        encoder_for(study, {"weights": "other.safetensors"}, tmp_path)
 
 
 def test_the_coordinator_drops_a_site_with_other_weights(good: Path, tmp_path: Path) -> None:
