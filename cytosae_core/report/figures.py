@@ -29,6 +29,7 @@ PCA = Series("PCA", "square", PALETTE[2], filled=False)
 START = Series("before training", "diamond", PALETTE[3], filled=False)
 RANDOM = Series("random rows", "cross", MUTED)
 COMPARED = (FEDERATED, POOLED, OTHER, PCA, START, RANDOM)
+MANY_SITES = 24  # rows of a figure; of more sites those that matter most, the table has all
 LABELLED_LINES = 8  # more lines than this cannot be told apart by name
 
 
@@ -155,12 +156,16 @@ def comparators(report: Json, marks: Sequence[str]) -> Figure | Missing:
         return Missing(title, "no site reported a quality of the dictionary")
     series = [item for item in COMPARED if any(row.values.get(item.name) is not None for row in rows)]
     panel = Panel(Scale(0, svg.nice_ceiling(max(values)), 0, 1), "Unexplained share (FVU), lower is better")
-    body, height = dot_plot(rows, series, panel)
+    shown = rows
+    if len(rows) > MANY_SITES:
+        worst = sorted(rows[:-1], key=lambda row: (-(row.values.get(FEDERATED.name) or 0.0), row.name))
+        shown = [*worst[:MANY_SITES], rows[-1]]
+    body, height = dot_plot(shown, series, panel)
     how = (
         "Each row is one site. The filled dot is the shared dictionary. It should lie close to the upright bar (what "
         "one would reach with all images in one place) and left of everything else: the best dictionary of any other "
         "single site, a principal component analysis of equal size, the dictionary before training, and random rows."
-    )
+    ) + (f" The {MANY_SITES} sites described worst; the table has all." if len(shown) < len(rows) else "")
     picture = svg.canvas("fvu-compare", HALF, height, body, title, how, marks)
     return Figure("fvu-compare", title, how, picture, *dot_table(rows, series, "Site"))
 
@@ -189,8 +194,8 @@ def local_only(report: Json, marks: Sequence[str]) -> Figure | Missing:
     )
     how = (
         "Rows: the site that trained a dictionary alone; columns: the site where it was tested; numbers: unexplained "
-        "share (FVU), darker is worse. Dark cells off the diagonal are what a hospital would lose by using another "
-        "hospital's dictionary; the last row is the federation."
+        "share (FVU), a stronger colour is worse. Strong cells off the diagonal are what a hospital would lose by "
+        "using another hospital's dictionary; the last row is the federation."
     )
     picture = svg.canvas("local-only", width, height + 22, body, title, how, marks)
     rows = [

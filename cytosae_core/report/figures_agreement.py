@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from . import svg
 from .figure import HALF, Cell, Dots, Figure, Missing, Panel, dot_plot, dot_table, matrix
-from .figures_concepts import concept_sites
+from .figures_data import concept_sites
 from .marks import Series
 from .svg import MUTED, PALETTE, Scale
 from .text import Json, clean, decimal, entries, mapping, mean, number, numbers
 
 Pairs = Mapping[frozenset[str], Json]
 PAIRS_LISTED = 120
+MATRIX_SITES = 30  # with more sites a matrix cannot be read: one row per site, mean over the others
 MEANING_HEADER = (
     "Site",
     "Against",
@@ -46,11 +47,49 @@ def firing_agreement(report: Json, marks: Sequence[str]) -> Figure | Missing:
         "read it together with the figure beside it. Hatched: not assessed, too few concepts released by both sites."
     )
     sites = concept_sites(report)
+    if len(sites) > MATRIX_SITES:
+        return _by_site("firing", title, pairs, {"rank correlation": "rho"}, marks)
     cells = [[_half(pairs, a, b, i, j) for j, b in enumerate(sites[:-1])] for i, a in enumerate(sites)]
     body, width, height = matrix("firing", sites[1:], sites[:-1], cells[1:], _signed)
     picture = svg.canvas("firing", width, height, body, title, how, marks)
     header = ["Site", "Against", "Rank correlation", "Concepts compared"]
     return Figure("firing", title, how, picture, header, _pair_rows(pairs, ("rho", "n")), width > HALF)
+
+
+def _by_site(
+    key: str, title: str, pairs: Pairs, names: Mapping[str, str], marks: Sequence[str]
+) -> Figure | Missing:
+    """Of many sites: those that agree least with the others, by their mean over the sites compared."""
+    own: dict[str, list[Json]] = {}
+    for pair, item in pairs.items():
+        for site in pair:
+            own.setdefault(site, []).append(item)
+    means = {
+        site: {name: mean([number(item.get(value)) for item in found]) for name, value in names.items()}
+        for site, found in sorted(own.items())
+    }
+    first = next(iter(names))
+    order = sorted(
+        means, key=lambda site: (value if (value := means[site][first]) is not None else 2.0, site)
+    )
+    rows = [Dots(site, means[site]) for site in order[:24]]
+    series = [Series(name, *_SHAPES[index]) for index, name in enumerate(names)]
+    low = min(0.0, *(v for row in rows for v in row.values.values() if v is not None))
+    body, height = dot_plot(
+        rows, series, Panel(Scale(max(low, -1.0), 1, 0, 1), "Mean over the sites compared")
+    )
+    how = (
+        f"{first.capitalize()} of a site with the others it was compared with; 1 = the same, 0 = no relation. The "
+        f"{len(rows)} sites that agree least, of {len(means)}; the table has all."
+    )
+    picture = svg.canvas(key, HALF, height, body, title, how, marks)
+    table = [
+        [site, *(decimal(value, 2) or "not assessed" for value in means[site].values())] for site in means
+    ]
+    return Figure(key, title, how, picture, ["Site", *names], table)
+
+
+_SHAPES = (("circle", PALETTE[0]), ("cross", MUTED))
 
 
 def _half(pairs: Pairs, a: str, b: str, i: int, j: int) -> Cell:
@@ -90,6 +129,8 @@ def meaning_agreement(report: Json, marks: Sequence[str]) -> Figure | Missing:
     if not pairs or len(concept_sites(report)) < 2:
         return Missing(title, "fewer than two sites released what concepts mean")
     sites = concept_sites(report)
+    if len(sites) > MATRIX_SITES:
+        return _by_site("meaning", title, pairs, {"correlation": "r", "shuffled labels": "null"}, marks)
     reliability = numbers(mapping(report.get("agreement")).get("reliability"))
     cells = [
         [_square(pairs, reliability, a, b, i, j) for j, b in enumerate(sites)] for i, a in enumerate(sites)

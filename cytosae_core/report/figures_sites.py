@@ -21,7 +21,7 @@ from .figure import (
     row_names,
 )
 from .marks import Series, legend
-from .svg import INK, MUTED, PALETTE, PAPER, Scale
+from .svg import GREY, INK, MUTED, PALETTE, PAPER, Scale
 from .text import (
     Json,
     byte_size,
@@ -42,11 +42,13 @@ VIEWS = (
     Series("raw codes", "square", PALETTE[1], filled=False),
     Series("raw embeddings", "triangle", PALETTE[2], filled=False),
     Series("shuffled labels", "cross", MUTED),
+    Series("colour histogram", "diamond", PALETTE[3], filled=False),
 )
+MANY_SITES = 24  # rows of a figure; of more sites those that matter most, the table has all
 SPACES = (("raw", "Raw codes"), ("standardised", "Standardised codes"), ("embedding", "Raw embeddings"))
 APART = Series("against each other site (mean; bar: lowest to highest)", "circle", PALETTE[0])
 WITHIN = Series("two halves of the same site (control)", "diamond", INK, filled=False)
-KIND_COLOURS = (*PALETTE[:6], "#54455e", "#9aa5ac")
+KIND_COLOURS = (*PALETTE[:7], GREY)
 PAIRS_LISTED = 120
 KINDS = {
     "hello": "who and how many",
@@ -70,8 +72,12 @@ def loso(report: Json, marks: Sequence[str]) -> Figure | Missing:
     series = [item for item in VIEWS if item.name in views]
     sites = list(dict.fromkeys(site for values in views.values() for site in values))
     rows = [Dots(site, {name: values.get(site) for name, values in views.items()}) for site in sites]
+    every, cut = rows, len(rows) > MANY_SITES
+    if cut:
+        rows = sorted(rows, key=lambda row: (row.values.get(series[0].name) or 0.0, row.name))[:MANY_SITES]
     means = {name: mean(list(values.values())) for name, values in views.items()}
-    rows.append(Dots("Mean over sites", means, strong=True))
+    last = Dots("Mean over sites", means, strong=True)
+    rows = [*rows, last]
     chance = number(part.get("chance"))
     guides = {} if chance is None else {chance: f"chance {compact(chance)}"}
     body, height = dot_plot(
@@ -81,9 +87,9 @@ def loso(report: Json, marks: Sequence[str]) -> Figure | Missing:
         "For each site a simple classifier was built from the labels of all the other sites, then asked to name this "
         "site's cells. 1 = all kinds named correctly. Crosses (shuffled labels) and the dashed line show guessing. "
         "Codes are worth having if they come close to the raw embeddings (triangles), because codes can be read."
-    )
+    ) + (f" The {MANY_SITES} sites with the lowest accuracy; the table has all." if cut else "")
     picture = svg.canvas("loso", HALF, height, body, title, how, marks)
-    return Figure("loso", title, how, picture, *dot_table(rows, series, "Site left out"))
+    return Figure("loso", title, how, picture, *dot_table([*every, last], series, "Site left out"))
 
 
 def _apart(report: Json) -> tuple[list[str], dict[str, dict[str, list[float]]]]:
@@ -111,6 +117,10 @@ def predictability(report: Json, marks: Sequence[str]) -> Figure | Missing:
     null = {clean(site): numbers(table) for site, table in mapping(part.get("same_site_null")).items()}
     controls = [value for table in null.values() for value in table.values() if value is not None]
     low = min([0.4, *known, *controls])
+    every = len(sites)
+    if every > MANY_SITES:
+        told = {site: mean(list(values["standardised"].get(site, []))) or 0.0 for site in sites}
+        sites = sorted(sites, key=lambda site: (-told[site], site))[:MANY_SITES]
     left = name_width(sites)
     names, used = legend((APART, WITHIN), left, 8, FULL - left)
     top, each = used + 34, (FULL - left - 10) / 3
@@ -127,7 +137,7 @@ def predictability(report: Json, marks: Sequence[str]) -> Figure | Missing:
         "Within one kind of cell, how often can a simple rule tell which of two hospitals a cell comes from? .5 is a "
         "coin toss: nothing of the hospital (stain, camera, patients) is left in the features; 1 is always. Filled "
         "dots should lie close to the open diamonds, which are two random halves of one and the same site."
-    )
+    ) + (f" The {MANY_SITES} sites told best, of {every}; the table has all." if every > MANY_SITES else "")
     picture = svg.canvas("predict", FULL, bottom, "".join(parts), title, how, marks)
     return Figure("predict", title, how, picture, *_apart_table(report, null), wide=True)
 
@@ -182,6 +192,11 @@ def bytes_left(report: Json, marks: Sequence[str]) -> Figure | Missing:
     names, sent = kinds(report), {site: mapping(facts) for site, facts in sites.items()}
     colours = {kind: KIND_COLOURS[min(index, len(KIND_COLOURS) - 1)] for index, kind in enumerate(names)}
     series = [Series(kind_name(kind), "square", colours[kind]) for kind in names]
+    table = _bytes_table(sent, names)
+    every = len(sent)
+    if every > MANY_SITES:
+        most_first = sorted(sent, key=lambda site: (-(number(sent[site].get("bytes")) or 0.0), clean(site)))
+        sent = {site: sent[site] for site in most_first[:MANY_SITES]}
     left = name_width([clean(site) for site in sent])
     key, top = legend(series, left, 8, FULL - left)
     most = max((number(facts.get("bytes")) or 0.0 for facts in sent.values()), default=0.0)
@@ -195,9 +210,13 @@ def bytes_left(report: Json, marks: Sequence[str]) -> Figure | Missing:
         "One bar per site, split by kind of message; the total and the number of messages stand at its end. Thin "
         "slices are hard to see: the table has every kind. Bytes do not say how much can be learned from them: the "
         "list of fields below does."
+    ) + (
+        f" The {MANY_SITES} sites that sent most, of {every}; the table has all."
+        if every > MANY_SITES
+        else ""
     )
     picture = svg.canvas("bytes", FULL, bottom + 38, "".join(parts), title, how, marks)
-    return Figure("bytes", title, how, picture, *_bytes_table(sent, names), wide=True)
+    return Figure("bytes", title, how, picture, *table, wide=True)
 
 
 def _bar(site: str, facts: Json, colours: dict[str, str], scale: Scale, y: float) -> str:

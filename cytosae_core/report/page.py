@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ class Gap:
 
 TableCell = str | Gap
 MANY_COLUMNS = 6  # tables with more scroll by themselves on narrow screens
+_NUMBERED = re.compile(r"R\d{1,2}")
 
 
 def tag(name: str, content: str = "", /, **attributes: object) -> str:
@@ -52,7 +54,7 @@ def known(text: str, reason: str) -> TableCell:
 def table(
     header: Sequence[str], rows: Sequence[Sequence[TableCell]], caption: str = "", right: int = 99
 ) -> str:
-    """A table with its caption. Columns from index `right` on are right aligned."""
+    """A table with its caption. The first column names the row; columns from index `right` on are right aligned."""
     head = "".join(words("th", name, scope="col", class_=_side(n, right)) for n, name in enumerate(header))
     body = "".join(tag("tr", "".join(_cell(c, n, right) for n, c in enumerate(row))) for row in rows)
     kind = "data many" if len(header) > MANY_COLUMNS else "data"
@@ -69,6 +71,8 @@ def _side(column: int, right: int) -> str | None:
 def _cell(cell: TableCell, column: int, right: int) -> str:
     if isinstance(cell, Gap):
         return tag("td", words("span", cell.reason), class_="gap")
+    if column == 0:
+        return words("th", cell, scope="row")
     return words("td", cell, class_=_side(column, right))
 
 
@@ -138,6 +142,7 @@ def facts(items: Sequence[tuple[str, TableCell]]) -> str:
 
 
 def section(key: str, title: str, intro: str, *parts: str) -> str:
-    """A section with its heading and one sentence that says what it answers."""
-    head = words("h2", title) + (words("p", intro, class_="intro") if intro else "")
+    """A section with its heading and one sentence that says what it answers. Keys R0 .. R21 are shown as numbers."""
+    number = words("span", key, class_="no") if _NUMBERED.fullmatch(key) else ""
+    head = tag("h2", number + escape(title)) + (words("p", intro, class_="intro") if intro else "")
     return tag("section", head + "".join(parts), id=key)

@@ -1,11 +1,14 @@
-"""The report's sections for hospital IT and auditors: what left, how it was made, how to check it, the words used."""
+"""The report's sections for hospital IT and auditors: what left (R4), words (R20), how to check (R21), and the facts
+of study, encoder and dictionary."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .figures_data import Concepts, said_reason
 from .figures_sites import bytes_left
-from .page import Gap, TableCell, absent, bullets, facts, figure, known, section, table, words
+from .figures_study import bytes_by_round
+from .page import Gap, TableCell, absent, bullets, details, facts, figure, known, section, table, words
 from .svg import tick_text
 from .text import (
     REPORTED,
@@ -52,6 +55,22 @@ GLOSSARY = (
         "Share of cells named correctly, averaged over kinds so that rare kinds count the same.",
     ),
     (
+        "95 % interval",
+        "Where the mean over hospitals like these is expected: how sure the average is.",
+    ),
+    (
+        "Prediction interval",
+        "Where the value of one more hospital is expected, 19 times in 20: how far hospitals differ. It decides.",
+    ),
+    (
+        "tau², I²",
+        "How much sites differ beyond chance: tau² as a variance, I² as a share of all variation (grows with data).",
+    ),
+    (
+        "State",
+        "How far a concept came: candidate, recurring, named, provisional, generalising, validated; see R7.",
+    ),
+    (
         "Site-predictability",
         "How well two hospitals can be told apart within one kind of cell; .5 = not at all.",
     ),
@@ -67,22 +86,42 @@ GLOSSARY = (
 )
 
 
+EPSILON = {
+    "masked": "No epsilon: the profile “masked” protects heuristically and gives no formal guarantee.",
+    "evaluate_only": "No epsilon: only metrics left, under disclosure control, which gives no formal guarantee.",
+}
+
+
 def egress(report: Json, marks: Sequence[str]) -> str:
-    """What left each hospital: bytes, rules, fields, and what never leaves."""
+    """R4: what left each hospital: bytes, rules, fields, and what never leaves."""
     part = mapping(report.get("egress"))
     rules, never = lines(part.get("rules")), lines(part.get("never"))
     return section(
-        "left",
-        "What left each hospital",
+        "R4",
+        "Privacy: what left each hospital",
         "Everything that leaves passes one door at the hospital, against this list. What is not listed cannot leave.",
         figure(bytes_left(report, marks)),
         words("h3", "Never leaves"),
         bullets(never) if never else absent("the report does not list it"),
         words("h3", "Rules at the door"),
         bullets(rules) if rules else absent("the report does not list them"),
+        words("h3", "Privacy budget (epsilon)"),
+        _epsilon(report, part),
+        figure(bytes_by_round(report, marks)),
         _withheld(report),
         _fields(report),
+        words("h3", "Attacks that the sites ran on themselves"),
+        absent(
+            said_reason(report, "self-attack", "no result of an attack on its own messages is in the report")
+        ),
     )
+
+
+def _epsilon(report: Json, part: Json) -> str:
+    profile = clean(part.get("profile") or mapping(report.get("study")).get("profile") or "")
+    if profile in EPSILON:
+        return words("p", EPSILON[profile])
+    return absent("the report does not state it" if profile else "the report names no profile")
 
 
 def _protection(report: Json) -> dict[str, str]:
@@ -116,7 +155,8 @@ def _fields(report: Json) -> str:
     if not rows:
         return words("h3", "Everything that may leave") + absent("the report does not list it")
     header = ["Field", "Message", "Type and shape", "Protection", "Why it is needed"]
-    return table(header, rows, "Everything that may leave") + words("p", SHAPES, class_="small")
+    made = table(header, rows) + words("p", SHAPES, class_="small")
+    return details(f"Everything that may leave: {len(rows)} fields, and why each is needed", made)
 
 
 def _withheld(report: Json) -> str:
@@ -134,21 +174,61 @@ def _withheld(report: Json) -> str:
             ]
         )
     header = ["Site", "Row changes withheld over all rounds", "Site's policy", "Relay isolation"]
-    return table(header, rows, "What the hospitals held back") if rows else ""
+    made = table(header, rows, "What the hospitals held back") if rows else ""
+    return details("What each hospital held back", made) if len(rows) > 30 else made
 
 
-def check(report: Json) -> str:
-    """How the numbers were made and how to check them."""
+def glossary(report: Json, marks: Sequence[str]) -> str:
+    """R20: the words that this report uses."""
+    return section("R20", "Words in this report", "", facts(GLOSSARY))
+
+
+def appendix(report: Json, marks: Sequence[str]) -> str:
+    """R21: how to check the numbers, and what report.json holds."""
     steps = lines(report.get("how_to_check"))
     return section(
-        "check",
-        "How this was made, and how to check it",
-        "",
+        "R21",
+        "How to check this report",
+        "How can somebody who trusts nobody check the numbers? This page is report.json, drawn, and nothing else.",
         bullets(steps, "ol") if steps else absent("the report does not say how"),
-        facts([*_study(report), *_encoder(report), *_dictionary(report)]),
-        words("h3", "Words in this report"),
-        facts(GLOSSARY),
+        words("h3", "Files beside this page"),
+        bullets(_files(report)),
+        details("What report.json holds", table(("Part", "What it holds"), _index(report))),
     )
+
+
+def _files(report: Json) -> list[str]:
+    concepts = Concepts(report)
+    found = [
+        "report.json: every number of this page, for programs.",
+        "report.csv: one line per concept, with all sites.",
+    ]
+    if concepts.file:
+        digest = clean(mapping(mapping(mapping(report.get("concepts")).get("tables"))).get("sha256") or "")
+        found.append(f"{concepts.file}: values of single sites. SHA-256 {digest or 'not recorded'}.")
+    return found
+
+
+PARTS = {
+    "verdict": "state, sentence, worst site, caveats", "headlines": "the numbers that decide, with intervals",
+    "integrity": "log of messages", "protocol": "the plan as signed, and deviations", "study": "kind, seed, rounds",
+    "encoder": "vision transformer and its check", "dictionary": "size, start, digest", "sites": "one entry per site",
+    "concepts": "columns of all concepts, checks, values of sites", "matrix": "trained where, tested where",
+    "calibration": "slope, observed and expected per class and site", "subgroups": "differences by property",
+    "acquisition": "how pictures were taken", "heterogeneity": "what differences between sites go with",
+    "drift": "each site against the others", "missing": "what is not there, per site", "experts": "expert review",
+    "failures": "concepts that did not hold", "controls": "negative controls", "checklist": "reporting standards",
+    "agreement": "agreement between sites", "site_predictability": "can a site be told", "loso": "sites left out",
+    "comparators": "other dictionaries", "stability": "a second seed", "planted": "known concepts of synthetic cells",
+    "egress": "what left, rules, fields", "rounds": "training, round by round", "overall": "means over sites",
+    "limits": "what this does not show", "not_assessed": "gaps with reasons", "how_to_check": "steps for an auditor",
+}  # fmt: skip
+
+
+def _index(report: Json) -> list[list[str]]:
+    return [
+        [name, text if name in report else f"{text} (not in this report)"] for name, text in PARTS.items()
+    ]
 
 
 def check_statistics(report: Json) -> str:
@@ -165,7 +245,8 @@ def check_statistics(report: Json) -> str:
     )
 
 
-def _study(report: Json) -> list[tuple[str, TableCell]]:
+def study_facts(report: Json) -> list[tuple[str, TableCell]]:
+    """Name, profile, training, seed."""
     study = mapping(report.get("study"))
     absent_here = "not recorded"
     profile = str(study.get("profile") or "")
@@ -196,7 +277,8 @@ def _smallest(report: Json) -> TableCell:
     return "no limit" if least <= 1 else f"numbers with {suppressed(report)} behind them are withheld"
 
 
-def _encoder(report: Json) -> list[tuple[str, TableCell]]:
+def encoder_facts(report: Json) -> list[tuple[str, TableCell]]:
+    """Encoder, and whether all sites ran the same one."""
     encoder = mapping(report.get("encoder"))
     difference, tolerance = (
         number(encoder.get("canary_max_difference")),
@@ -217,7 +299,8 @@ def _encoder(report: Json) -> list[tuple[str, TableCell]]:
     ]
 
 
-def _dictionary(report: Json) -> list[tuple[str, TableCell]]:
+def dictionary_facts(report: Json) -> list[tuple[str, TableCell]]:
+    """Size, start and digest of the dictionary."""
     dictionary = mapping(report.get("dictionary"))
     size = [whole(number(dictionary.get(name))) for name in ("n", "d", "k")]
     shape = f"{size[0]} concepts in {size[1]} dimensions, {size[2]} per patch" if all(size) else ""

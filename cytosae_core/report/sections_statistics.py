@@ -8,9 +8,22 @@ from . import svg
 from .figure import HALF, Dots, Figure, Missing, Panel, dot_plot, dot_table
 from .figures_agreement import firing_agreement
 from .marks import Series
-from .page import Measure, TableCell, beside, figure, known, measures, pair, section, table, tag
+from .page import (
+    Measure,
+    TableCell,
+    absent,
+    beside,
+    figure,
+    known,
+    measures,
+    pair,
+    section,
+    table,
+    tag,
+    words,
+)
 from .svg import MUTED, PALETTE, Scale
-from .text import Json, clean, decimal, entries, mapping, mean, number, percent, whole
+from .text import Json, clean, decimal, entries, lines, mapping, mean, number, percent, whole
 
 Marks = Sequence[str]
 WORDS = {
@@ -198,3 +211,23 @@ def _class_table(item: Json) -> str:
     first, second = clean(item.get("a")), clean(item.get("b"))
     header = ["Class", f"Concepts pure in {first}", f"Same class in {second}"]
     return tag("div", table(header, rows, "Class by class", right=1))
+
+
+def gaps(report: Json) -> str:
+    """What a comparison does not show, and what was not assessed, with reasons."""
+    limits = lines(report.get("limits"))
+    missing = [
+        [str(item.get("item") or "?"), str(item.get("reason") or "no reason was given")]
+        for item in entries(report.get("not_assessed"))
+    ]
+    shown = "".join(words("li", item) for item in limits)
+    return section(
+        "limits",
+        "What this report does not show",
+        "",
+        f'<ul class="plain">{shown}</ul>' if shown else absent("no limits were recorded"),
+        words("h3", "Not assessed"),
+        table(["Item", "Reason"], missing)
+        if missing
+        else words("p", "The report lists nothing.", class_="small"),
+    )

@@ -1,8 +1,9 @@
 """SVG as text from small pure functions: elements, scales, axes, colours. Lengths are viewBox units (px).
 
-Colours: Okabe and Ito's palette (Color Universal Design, 2008), darkened where text needs it; the diverging ramp
-is blue to orange and the sequential one blue, both safe for the common colour-vision deficiencies. Every series
-also has its own mark (`marks.py`), so that no figure needs colour to be read.
+Colours are names (`var(--ink)`): the page's style sheet gives them their values, once for light and once for dark
+screens (`style.py`). Okabe and Ito's palette (Color Universal Design, 2008), darkened where text needs it; the
+diverging ramp is blue to orange and the sequential one blue, both safe for the common colour-vision deficiencies.
+Every series also has its own mark (`marks.py`), so that no figure needs colour to be read.
 """
 
 from __future__ import annotations
@@ -13,15 +14,13 @@ from dataclasses import dataclass
 
 from .text import escape, short
 
-INK, MUTED, RULE, PAPER = "#1c2329", "#5b6670", "#d5dadd", "#ffffff"
-FAINT, HATCH_INK = "#eceff0", "#a7b0b6"
-PALETTE = ("#0072b2", "#c94f00", "#00805f", "#a8467f", "#806600", "#4b3fae", "#3b3b3b", "#8c2130")
+INK, MUTED, RULE, PAPER = "var(--ink)", "var(--muted)", "var(--rule)", "var(--paper)"
+FAINT, HATCH_INK, GREY, TINT = "var(--faint)", "var(--hatch)", "var(--grey)", "var(--tint)"
+HOLD, DIFFER = "var(--hold)", "var(--differ)"
+PALETTE = tuple(f"var(--s{index})" for index in range(8))
 SMALL = 11  # px, text in figures
 BAND = 20.0  # px, watermark band with the space below it
-
-RGB = tuple[int, int, int]
-_DIVERGING: tuple[RGB, ...] = ((25, 90, 150), (125, 175, 215), (250, 250, 248), (240, 170, 95), (170, 75, 5))
-_SEQUENTIAL: tuple[RGB, ...] = ((246, 249, 251), (158, 198, 224), (25, 90, 150))
+STEPS = {"d": 21, "q": 11}  # colours of the diverging and the sequential ramp
 
 
 def _attribute(value: object) -> str:
@@ -143,41 +142,31 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return placed
 
 
-def _ramp(stops: Sequence[RGB], share: float) -> str:
-    place = min(max(share, 0.0), 1.0) * (len(stops) - 1)
-    index = min(int(place), len(stops) - 2)
-    part = place - index
-    mixed = (round(a + (b - a) * part) for a, b in zip(stops[index], stops[index + 1], strict=True))
-    return "#" + "".join(f"{channel:02x}" for channel in mixed)
+def _step(ramp: str, share: float) -> str:
+    last = STEPS[ramp] - 1
+    return f"var(--{ramp}{round(min(max(share, 0.0), 1.0) * last)})"
 
 
 def diverging(share: float) -> str:
-    """Blue (0) over white (.5) to orange (1)."""
-    return _ramp(_DIVERGING, share)
+    """Blue (0) over the paper's colour (.5) to orange (1), in 21 steps."""
+    return _step("d", share)
 
 
 def sequential(share: float) -> str:
-    """Nearly white (0) to dark blue (1)."""
-    return _ramp(_SEQUENTIAL, share)
+    """Nearly the paper's colour (0) to the darkest blue (1; the lightest on dark screens), in 11 steps."""
+    return _step("q", share)
 
 
 def text_on(fill: str) -> str:
-    """Black or white, whichever reads better on `fill` (#rrggbb); always 4.5 : 1 or better (WCAG 2.1)."""
-    return "#000000" if luminance(fill) > 0.179 else PAPER
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance of #rrggbb, 0 (black) to 1 (white); WCAG 2.1."""
-    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    """Black or white, whichever reads better on a step of a ramp (`style.py` chooses, 4.5 : 1 or better)."""
+    return fill.replace("var(--", "var(--t")
 
 
 def hatch(key: str) -> str:
     """The definition of figure `key`'s pattern for suppressed cells; `hatched(key)` refers to it."""
     stroke = el("path", d="M-1 7L7 -1M-1 1L1 -1M5 7L7 5", stroke=HATCH_INK, stroke_width=1)
     box = {"width": 6, "height": 6, "patternUnits": "userSpaceOnUse"}
-    return el("defs", el("pattern", rect(0, 0, 6, 6, "#f4f6f7") + stroke, id=f"{key}-hatch", **box))
+    return el("defs", el("pattern", rect(0, 0, 6, 6, TINT) + stroke, id=f"{key}-hatch", **box))
 
 
 def hatched(key: str) -> str:
@@ -187,8 +176,8 @@ def hatched(key: str) -> str:
 
 def _banded(body: str, width: float, marks: Sequence[str]) -> str:
     text = short(" · ".join(marks), int(width / 7))
-    name = label(6, 11, text, fill="#7a4b00", font_size=9, letter_spacing=0.6)
-    return rect(0, 0, width, 15, "#fbf0d5") + name + el("g", body, transform=f"translate(0 {BAND:.0f})")
+    name = label(6, 11, text, fill="var(--warnink)", font_size=9, letter_spacing=0.6)
+    return rect(0, 0, width, 15, "var(--warn)") + name + el("g", body, transform=f"translate(0 {BAND:.0f})")
 
 
 def canvas(

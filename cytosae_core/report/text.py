@@ -7,7 +7,6 @@ page passes `escape` once, in the function that writes the element.
 from __future__ import annotations
 
 import html
-import math
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +16,7 @@ Json = dict[str, Any]
 # Unicode categories that can break XML or reorder a line: control, format (bidi), surrogate, line separators.
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 REPORTED = "reported"
+MOST = 1e15  # larger sizes are no numbers of a study
 _REPLACEMENT = "\ufffd"
 _UNITS = {"patient": "patients", "slide": "slides", "source_file": "source files"}
 
@@ -63,10 +63,10 @@ def lines(value: object) -> list[str]:
 
 
 def number(value: object) -> float | None:
-    """A finite number, or None for null, text, booleans, NaN and infinities."""
+    """A number, or None for null, text, booleans, NaN, infinities and what no report can hold (beyond `MOST`)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if math.isfinite(value) else None
+    return float(value) if abs(value) <= MOST else None  # False for NaN; right for integers of any length
 
 
 def numbers(value: object) -> dict[str, float | None]:
@@ -96,6 +96,32 @@ def compact(value: float | None, digits: int = 2) -> str:
     return text.replace("0.", ".", 1) if text.startswith(("0.", "−0.")) else text
 
 
+def precise(value: float | None) -> str:
+    """Two decimals; three where two would say 0.00, 1.00 or -0.00 of a value that is none of them."""
+    if value is None:
+        return ""
+    edge = abs(value) < 0.005 or abs(abs(value) - 1) < 0.005
+    return decimal(value, 3 if edge and value not in (0.0, 1.0) else 2)
+
+
+def ends(value: object) -> tuple[float, float] | None:
+    """The two finite ends of an interval, or None."""
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    low, high = number(value[0]), number(value[1])
+    return None if low is None or high is None else (low, high)
+
+
+def span(interval: tuple[float, float] | None) -> str:
+    """0.61 to 0.83; an empty string for None."""
+    return "" if interval is None else f"{precise(interval[0])} to {precise(interval[1])}"
+
+
+def stopped(text: str) -> str:
+    """A sentence with its full stop; empty stays empty."""
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
+
+
 def percent(value: float | None) -> str:
     """12 %; one digit below 10 %."""
     if value is None:
@@ -106,6 +132,13 @@ def percent(value: float | None) -> str:
 def whole(value: float | None) -> str:
     """12,401 with thousands separators."""
     return "" if value is None else f"{value:,.0f}"
+
+
+def chance(value: float | None) -> str:
+    """A probability: never 0 % or 100 %, which no finite study can show."""
+    if value is None:
+        return ""
+    return "over 99 %" if value > 0.99 else "under 1 %" if value < 0.01 else f"{100 * value:.0f} %"
 
 
 def byte_size(value: float | None) -> str:
