@@ -25,6 +25,7 @@ from cytosae_core.keys import SigningKey
 from cytosae_core.report import html
 from cytosae_core.report.build import build_report
 from cytosae_core.report.columns import FILE, columns_of, is_large_report
+from cytosae_core.report.management import render_both
 from cytosae_core.report.table_csv import write_csv
 from cytosae_core.report.text_json import report_bytes
 from cytosae_core.sae.checkpoint import load_checkpoint, save_checkpoint
@@ -116,8 +117,8 @@ def trained_tensors(run: StudyRun) -> dict[str, Array]:
 
 
 def write_report(out: Path, report: Mapping[str, Any]) -> tuple[str, str]:
-    """report.json, report.html (with its linked pages), report.csv and the column file of a large study, each
-    atomically; returns the SHA-256 of report.json and report.html.
+    """report.json, report.html (with its linked pages), report.csv, one page for directors in two languages, and the
+    column file of a large study, each atomically; returns the SHA-256 of report.json and report.html.
 
     Raises:
         StudyError: the report names a column file that is not in `out` / run.
@@ -127,7 +128,8 @@ def write_report(out: Path, report: Mapping[str, Any]) -> tuple[str, str]:
     data = report_bytes(report)
     write_atomic(out / "report.json", data)
     pages = draw_pages(dict(report), columns)
-    for name, page in pages.items():
+    both = render_both(report) if report.get("headlines") else {}  # data sets are not hospitals
+    for name, page in {**pages, **both}.items():
         write_atomic(out / name, page.encode())
     write_csv(out / "report.csv", report)
     return sha256_hex(data), sha256_hex(pages["report.html"].encode())
@@ -135,8 +137,7 @@ def write_report(out: Path, report: Mapping[str, Any]) -> tuple[str, str]:
 
 def draw_pages(report: dict[str, Any], columns: Mapping[str, Array] | None) -> Mapping[str, str]:
     """report.html first; pages of a large study beside it."""
-    many = getattr(html, "render_pages", None)
-    return dict(many(report, columns)) if many else {"report.html": html.render(report)}
+    return dict(html.render_pages(report, columns))
 
 
 def _place_columns(out: Path, report: Mapping[str, Any]) -> dict[str, Array] | None:

@@ -164,19 +164,6 @@ def _table(weakest: Array, loudness: Array, mean: Array, count: Array) -> Verdic
     return VerdictTable(verdict.astype(np.int8), target, middle, sites)
 
 
-def replication(effects: Array, held_out: int) -> tuple[int, int]:
-    """(pairs, replicated): concept-target pairs chosen on the other sites, and how many hold at `held_out`.
-
-    Chosen: > `EFFECT` with one sign at every other site. Replicated: same sign and > `REPLICATED` there.
-    """
-    others = np.delete(effects, held_out, axis=0)
-    sign = np.sign(np.nansum(others, axis=0))
-    with np.errstate(invalid="ignore"):
-        chosen = (sign * others > EFFECT).all(axis=0) & ~np.isnan(effects[held_out])
-        replicated = chosen & (sign * effects[held_out] > REPLICATED)
-    return int(chosen.sum()), int(replicated.sum())
-
-
 def recovered(effects: Array, column: int) -> tuple[list[float | None], int]:
     """AUROC at each site, as the held-out one, of the concept that the other sites choose for a target.
 

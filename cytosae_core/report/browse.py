@@ -131,8 +131,10 @@ function marked(){
 }
 Array.prototype.forEach.call(table.tHead.rows[0].cells,function(th,i){
  if(!sorts[i])return;
- var button=document.createElement("button");button.type="button";button.textContent=th.textContent;
- th.textContent="";th.appendChild(button);
+ var button=document.createElement("span");button.setAttribute("role","button");button.tabIndex=0;
+ button.textContent=th.textContent;th.textContent="";th.appendChild(button);
+ button.addEventListener("keydown",function(e){
+  if(e.key==="Enter"||e.key===" "){e.preventDefault();button.click()}});
  button.addEventListener("click",function(){
   if(sort!==sorts[i]){sort=sorts[i];down=sort==="estimate"||sort==="sites"||sort==="state"}
   else if(down===(sort==="estimate"||sort==="sites"||sort==="state"))down=!down;else sort="";
@@ -160,6 +162,8 @@ function hash(){
 }
 form.hidden=false;pager.hidden=false;by("b-back").disabled=true;
 for(var r=PAGE;r<body.rows.length;r++)body.rows[r].hidden=true;
+if(body.rows.length>PAGE)
+ by("b-note").textContent="The first "+PAGE+" of "+group(table.dataset.count)+", strongest first.";
 window.addEventListener("hashchange",hash);hash();
 })();"""
 SCRIPT_SHA256 = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode("ascii")
@@ -243,6 +247,7 @@ def catalogue(report: Json) -> str:
     inner = tag(
         "table", header_row() + rows(concepts, range(first), linked), class_="data many catalogue", id="catalogue",
         aria_label="All concepts, strongest first",
+        data_count=concepts.count,
     )  # fmt: skip
     shown = tag("div", inner, class_="scroll", tabindex=0)
     parts = [controls(concepts), _status(concepts, first), shown, _pager(), words("p", WHAT, class_="small")]

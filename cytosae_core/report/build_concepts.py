@@ -117,16 +117,17 @@ def _whole(values: Array) -> list[int | None]:
 
 
 def failures(part: Json) -> list[str]:
-    """Concepts that did not hold: loud somewhere and not elsewhere, or stopped by a shortcut or a confound."""
+    """Concepts that did not hold: loud somewhere and not elsewhere, or stopped by a shortcut or a confound. One whose
+    prediction interval stays on one side all the same is weaker at a site, not a failure."""
     columns, passed = part["columns"], part["gate_values"]
-    differs = part["verdicts"].index("differs")
-    stopped = [min(pair) == 0 for pair in zip(passed["shortcut"], passed["confound"], strict=True)]
+    differs, climbed = part["verdicts"].index("differs"), part["states"].index("provisional")
+    stopped = [0 in pair for pair in zip(passed["shortcut"], passed["confound"], strict=True)]
     found = [
         (-abs((mean or 0.5) - 0.5), name)
-        for name, verdict, mean, stop in zip(
-            columns["id"], columns["verdict"], columns["mean"], stopped, strict=True
+        for name, verdict, mean, stop, state in zip(
+            columns["id"], columns["verdict"], columns["mean"], stopped, columns["state"], strict=True
         )
-        if verdict == differs or stop
+        if stop or (verdict == differs and state < climbed)
     ]
     return [name for _, name in sorted(found)[:FAILURES]]
 

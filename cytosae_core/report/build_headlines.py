@@ -108,7 +108,7 @@ def _spread(values: SiteValues, fit: Fit | None, scale: Scale) -> Json:
 
 
 def _status(values: SiteValues, fit: Fit | None) -> tuple[str, str | None]:
-    missing = [f"{site}: {why}" for site, why in values.missing.items()]
+    missing = _gathered(values.missing)
     if fit is not None:
         return "estimated", "; ".join(missing) or None
     if values.value:
@@ -117,6 +117,17 @@ def _status(values: SiteValues, fit: Fit | None) -> tuple[str, str | None]:
     if values.withheld:
         return "suppressed", "; ".join(missing)
     return "not_assessed", values.reason or "; ".join(missing) or "no site reported it"
+
+
+def _gathered(missing: Mapping[str, str]) -> list[str]:
+    """Reasons of sites without a value, each said once."""
+    by_reason: dict[str, list[str]] = {}
+    for site, why in missing.items():
+        by_reason.setdefault(why, []).append(site)
+    return [
+        f"{', '.join(sites) if len(sites) < 4 else f'{len(sites)} sites'}: {why}"
+        for why, sites in by_reason.items()
+    ]
 
 
 def _probability(fit: Fit, threshold: float, name: str, sites: int) -> float:

@@ -9,6 +9,7 @@ from ..plan import PlanConfig
 from .build_headlines import reaches
 from .evidence import Json
 from .meta import MIN_SITES
+from .text import precise
 
 STATES = ("generalises", "does_not_generalise", "provisional", "not_estimable")
 
@@ -78,7 +79,7 @@ def _reason(primary: Mapping[str, Any], state: str, min_sites: int) -> str:
 
 
 def _shown(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.2f}"
+    return "unknown" if value is None else precise(value)
 
 
 def caveats(report: Mapping[str, Any], plan: PlanConfig) -> list[str]:
@@ -97,13 +98,13 @@ def _caveats(report: Mapping[str, Any], plan: PlanConfig) -> Sequence[tuple[str,
     return (
         ("Simulated sites on one machine: nothing here is evidence about patients.",
          report["status"] == "simulation"),
-        (f"{sites} sites: too few to say how much hospitals differ from each other.", sites < plan.min_sites),
+        (f"{sites} sites could say: too few to tell how much hospitals differ.", sites < plan.min_sites),
         (
-            f"Counted by {', '.join(sorted(units))}, not by patient: numbers may be too certain.",
+            f"Counted by {', '.join(sorted(units)).replace('_', ' ')}, not by patient: numbers may be too certain.",
             bool(units) and units != {"patient"},
         ),
-        (f"{len(changes)} deviations from the protocol.", bool(changes)),
-        (f"Drift: {', '.join(alarms)} differ from the other sites beyond the limit.", bool(alarms)),
+        (f"{len(changes)} deviation{'s' if len(changes) != 1 else ''} from the protocol.", bool(changes)),
+        (f"Drift beyond the limit, compared with the other sites: {', '.join(alarms)}.", bool(alarms)),
         (f"A cell's site can be told from its concepts ({told:.2f}; .50 is chance).", told > 0.68),
         ("No site trained a dictionary of its own: recurrence was not assessed.", _never(states, "recurrence")),
         ("No expert has judged these concepts.", True),

@@ -1,8 +1,9 @@
 """Does a meaning chosen at the other sites hold at the site left out? Counted block by block of rows. numpy only.
 
-A meaning is a concept and a target. Chosen: more than `EFFECT` from .5 with one sign at every other site, all of
-which can say. Held: the same sign and more than `REPLICATED` at the site left out, which can say. Null: the same
-choice, and the site left out with its labels shuffled.
+A meaning is a concept and a target. Chosen: more than `EFFECT` from .5 with one sign at every other site that can
+say, of which there are at least two (hospitals do not all have the same kinds of cells). Held: the same sign and more
+than `REPLICATED` at the site left out, which can say. Null: the same choice, and the site left out with its labels
+shuffled.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from .agreement import EFFECT, REPLICATED
 
+MIN_OTHERS = 2
 Array = NDArray[Any]
 Counts = NDArray[np.int64]
 
@@ -42,11 +44,14 @@ class Folds:
             return
         with np.errstate(invalid="ignore"):
             up, down = effects > EFFECT, effects < -EFFECT
-        above, below = up.sum(axis=0), down.sum(axis=0)
-        others = len(effects) - 1
+        above, below, known = up.sum(axis=0), down.sum(axis=0), ~np.isnan(effects)
+        count, least = known.sum(axis=0), min(MIN_OTHERS, len(effects) - 1)
         for site in range(len(effects)):
-            sign = (above - up[site] == others).astype(np.int8) - (below - down[site] == others)
-            chosen = (sign != 0) & ~np.isnan(effects[site])
+            others = count - known[site]
+            enough = others >= least
+            sign = (enough & (above - up[site] == others)).astype(np.int8)
+            sign -= enough & (below - down[site] == others)
+            chosen = (sign != 0) & known[site]
             held = chosen & _same(sign, effects[site])
             null = (sign != 0) & ~np.isnan(shuffled[site])
             rows = slice(start, start + effects.shape[1])

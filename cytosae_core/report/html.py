@@ -89,7 +89,7 @@ def _head(data: Json) -> str:
     return tag(
         "head",
         '<meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(SCRIPTED)}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY if _compared(data) else SCRIPTED)}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="referrer" content="no-referrer">'
         '<meta name="color-scheme" content="light dark">'

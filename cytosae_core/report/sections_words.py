@@ -127,7 +127,7 @@ ENGLISH = Words(
             "The hospitals differ too much, or too few numbers are sure: do not expect it to hold "
             "elsewhere."
         ),
-        "provisional": "The hospitals agree so far, but too few took part to say what a new hospital would find.",
+        "provisional": "Too few hospitals could be compared to say what a new one would find; this is a first look.",
         "not_estimable": (
             "The study cannot answer its question with the data it has. This is a result about the "
             "study."
@@ -259,7 +259,7 @@ JAPANESE = Words(
             "施設間の差が大きいか、数値の確実性が不十分です。"
             "他の病院でも成り立つとは見込めません。"
         ),
-        "provisional": "これまでの施設では結果が一致していますが、新たな病院での結果を述べるには施設数が足りません。",
+        "provisional": "比較できた施設数が少ないため、新たな病院での結果はまだ述べられません。初期段階の結果です。",
         "not_estimable": "現在のデータでは、本研究の問いに答えられません。これは研究の実施状況に関する結果です。",
     },
     not_means=(

@@ -173,6 +173,7 @@ table.data tbody th{color:var(--ink);min-width:6em}
 table.data td.gap{padding-left:4px}
 table.data .n{text-align:right}
 table.data.catalogue .n{white-space:nowrap}
+table.data.catalogue td:last-child{min-width:14em}
 table.data tr:target th{background:var(--warn);color:var(--warnink)}
 figure{margin:0 0 30px;min-width:0}
 svg{display:block;max-width:100%;height:auto;font-family:var(--sans)}
@@ -211,9 +212,9 @@ input,select,button{font:13px/1.3 var(--sans);color:var(--ink);background:var(--
 border:1px solid var(--muted);border-radius:2px;padding:4px 7px}
 .controls input,.controls select{display:block;min-width:9em;max-width:15em}
 button{cursor:pointer}button:disabled{color:var(--muted);border-color:var(--rule);cursor:default}
-th button{all:unset;cursor:pointer;font-weight:600;text-decoration:underline;
-text-decoration-color:var(--grey);text-underline-offset:2px}
-th button:focus-visible{outline:2px solid var(--focus);outline-offset:2px}
+th [role=button]{cursor:pointer;text-decoration:underline;text-decoration-color:var(--grey);
+text-underline-offset:2px}
+th [role=button]:focus-visible{outline:2px solid var(--focus);outline-offset:2px}
 .pager{display:flex;gap:8px;align-items:center;margin:0 0 12px;font:13px/1.4 var(--sans)}
 footer{border-top:2px solid var(--ink);margin-top:40px;padding-top:10px;font:13px/1.5 var(--sans);
 color:var(--muted)}

@@ -49,9 +49,9 @@ def _meaning(report: Json) -> str:
         return NOBODY
     shares = [entry for entry in report["agreement"]["replication"].values() if entry["share"] is not None]
     text = (
-        f"{counts['holds']} of {total} concepts mean the same class or feature at every site "
+        f"{counts['holds']:,} of {total:,} concepts mean the same class or feature at every site that could say "
         f"({report['agreement']['holds_shuffled']} with shuffled labels); "
-        f"{counts['differs']} speak clearly at some site and not at another"
+        f"{counts['differs']:,} speak clearly at some site and not at another"
     )
     if shares:
         share = float(np.mean([entry["share"] for entry in shares]))
@@ -99,7 +99,9 @@ def _held(report: Json, reported: int) -> str:
     counts, total = verdict_counts(report), concept_count(report)
     if counts.get("too few patients", 0) == total:
         return NOBODY
-    return f"At {reported} sites, {counts['holds']} of {total} concepts held everywhere. {_climbed(report)}"
+    return (
+        f"At {reported} sites, {counts['holds']:,} of {total:,} concepts held everywhere. {_climbed(report)}"
+    )
 
 
 def _classifier(report: Json) -> str:

@@ -10,9 +10,9 @@ from cytosae_core.report.agreement import (
     matched_cosine,
     rank_correlation,
     recovered,
-    replication,
     verdicts,
 )
+from cytosae_core.report.folds import Folds
 
 SE = 0.03
 
@@ -60,10 +60,21 @@ def test_noise_does_not_hold() -> None:
     assert sum(item.verdict == "holds" for item in found) <= 2
 
 
-def test_replication_selects_without_the_held_out_site() -> None:
+def test_meanings_are_chosen_without_the_held_out_site() -> None:
+    """The last concept is unknown at site 3: the other two that can say are enough to choose it for site 0."""
     effects = table([0.3, 0.3, 0.3, 0.3], [0.3, 0.3, 0.3, 0.0], [0.0, 0.3, 0.3, 0.3], [0.3, 0.3, 0.3, np.nan])
-    assert replication(effects, 3) == (2, 1)
-    assert replication(effects, 0) == (2, 1)
+    folds = Folds(4, 4)
+    folds.add(0, effects, np.zeros_like(effects))
+    assert (folds.pairs[3], folds.held[3]) == (2, 1)
+    assert (folds.pairs[0], folds.held[0]) == (3, 2)
+    assert folds.null_held.sum() == 0 < folds.null_pairs.sum()
+
+
+def test_one_other_site_chooses_nothing_where_there_are_more() -> None:
+    effects = table([0.3, 0.3, np.nan])
+    folds = Folds(3, 1)
+    folds.add(0, effects, effects)
+    assert folds.pairs.sum() == 0
 
 
 def test_planted_concept_is_chosen_on_the_other_sites() -> None:
