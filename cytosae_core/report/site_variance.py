@@ -28,8 +28,8 @@ class SiteVariance:
     """Sums over sites, added one at a time: memory does not grow with their number. All arrays are [c, n]."""
 
     _sums: dict[str, Floats] = field(default_factory=dict)
-    _before: tuple[Floats, Floats] | None = None  # null: each site with the next one
-    _opening: tuple[Floats, Floats] | None = None
+    _before: Floats | None = None  # null: each site that can say with the next one that can
+    _opening: Floats | None = None
 
     def add(self, mean: Array, half_mean: Array, variance: Array) -> None:
         """One site's class means over all units and over the first half, and variance within class; NaN: withheld."""
@@ -46,11 +46,12 @@ class SiteVariance:
         for name, value in values.items():
             self._add(name, np.where(known, value, 0.0))
         first, second = np.where(known, first, np.nan), np.where(known, second, np.nan)
-        if self._before is None:
-            self._opening = (first, second)
-        else:
-            self._add_null(self._before[0], second)
-        self._before = (first, second)
+        if self._before is None or self._opening is None:
+            self._before, self._opening = first, second
+            return
+        self._add_null(self._before, second)
+        self._before = np.where(known, first, self._before)
+        self._opening = np.where(np.isnan(self._opening), second, self._opening)
 
     def _add_null(self, first: Floats, second: Floats) -> None:
         known = ~(np.isnan(first) | np.isnan(second))
@@ -73,9 +74,7 @@ class SiteVariance:
         """Share of the variance between sites [n] and its null [n]; NaN with fewer than 3 sites in every class."""
         if self._before is None or self._opening is None:
             return np.zeros(0), np.zeros(0)
-        self._add_null(
-            self._before[0], self._opening[1]
-        )  # the last site's first half, the first site's second
+        self._add_null(self._before, self._opening)  # the last site with the first one
         self._opening = None
         total = self._sums
         between = _covariance(total["count"], total["m0"], total["m1"], total["both"])

@@ -61,3 +61,11 @@ def test_a_concept_that_never_fires_is_no_shortcut() -> None:
 
 def test_no_site_gives_nothing() -> None:
     assert [len(part) for part in SiteVariance().shares()] == [0, 0]
+
+
+def test_a_class_that_three_scattered_sites_have_has_a_null_too() -> None:
+    values = np.random.default_rng(5).standard_normal((5, 1, UNITS, 6))
+    values[[1, 3]] = np.nan
+    share, null = shares(values)
+    assert np.isfinite(share).all() and np.isfinite(null).all()
+    assert np.allclose(shares(values[[0, 2, 4]]), (share, null))
