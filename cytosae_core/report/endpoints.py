@@ -11,7 +11,7 @@ import numpy as np
 
 from ..config import COUNTS, PROBES, VIEWS
 from .build_agreement import Agreement
-from .evidence import Evidence
+from .evidence import Evidence, rounded
 
 NAMES = {
     "transfer": "Balanced accuracy at a site left out",
@@ -178,7 +178,8 @@ def _replication(e: Evidence, site: str, _: Agreement, replication: Mapping[str,
 def _agreement(e: Evidence, site: str, found: Agreement, _: Any) -> Pair:
     if site not in e.sites or "real" not in found.others:
         return None
-    return float(found.others["real"][e.sites.index(site)]), float("nan")
+    value = rounded(found.others["real"][e.sites.index(site)])  # as it is stated: the verifier pools that
+    return float("nan") if value is None else value, float("nan")
 
 
 def _fvu(e: Evidence, site: str, *_: Any) -> Pair:

@@ -113,12 +113,10 @@ def _pooled(numbers: Numbers, name: str, place: str, part: Mapping[str, Any], pa
     errors = [error * slope(value) if error > 0 else 0.0 for value, error in pairs]
     v = [max(error, EQUAL) ** 2 for error in errors] if all(errors) else [EQUAL**2] * len(y)
     fit = fit_of(y, v)
-    # From values with 4 digits: the pooled numbers have about 3 of them.
-    slack = 2e-3 if name == "agreement" else 0.0
-    numbers.close(f"{place}/value", back(fit["mean"]), slack=slack)
+    numbers.close(f"{place}/value", back(fit["mean"]))
     for key, low, high in (("interval", "low", "high"), ("prediction", "prediction_low", "prediction_high")):
         for index, end in enumerate((low, high)):
-            numbers.close(f"{place}/{key}/{index}", back(fit[end]), slack=slack)
+            numbers.close(f"{place}/{key}/{index}", back(fit[end]))
     if part["threshold"] is not None:
         worse = part["interval"][1 if name in LOWER_IS_BETTER else 0]
         reached = worse <= part["threshold"] if name in LOWER_IS_BETTER else worse >= part["threshold"]
