@@ -41,9 +41,8 @@ class Numbers:
                 f"The report says {found!r} where the replies give {expected!r}.", f"report.json {path}"
             )
 
-    def close(self, path: str, expected: float | None, *, decimals: int = 0, slack: float = 0.0) -> None:
-        """Raise unless the report shows `expected` with that many decimals (0: with 4 significant digits); `slack`:
-        relative, of a number that was made from rounded ones."""
+    def close(self, path: str, expected: float | None, *, decimals: int = 0) -> None:
+        """Raise unless the report shows `expected` with that many decimals (0: with 4 significant digits)."""
         found = self.at(path)
         self.count += 1
         if expected is None or found is None or type(found) not in (int, float):
@@ -53,7 +52,7 @@ class Numbers:
                 )
             return
         unit = 10.0**-decimals if decimals else 10.0 ** (math.floor(math.log10(abs(expected) or 1.0)) - 3)
-        if abs(found - expected) > unit / 2 + max(META_TOLERANCE, slack) * max(1.0, abs(expected)):
+        if abs(found - expected) > unit / 2 + META_TOLERANCE * max(1.0, abs(expected)):
             raise Broken(
                 f"The report says {found!r} where the replies give {expected!r}.", f"report.json {path}"
             )
