@@ -12,6 +12,8 @@ os.environ.setdefault(
 import pytest
 import torch
 
+from tests.lacking import lacking
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -36,8 +38,5 @@ def shared() -> Path:
     """Real cells and test vectors beside the project. In CI they must be there."""
     folder = Path(os.environ.get("CYTOSAE_SHARED", ROOT.parent / "shared"))
     if not (folder / "vectors").is_dir():
-        text = "needs the shared folder (real cells, test vectors) beside the project, or CYTOSAE_SHARED"
-        if os.environ.get("CI"):
-            pytest.fail(text)
-        pytest.skip(text)
+        lacking("the shared folder (real cells, test vectors) beside the project, or CYTOSAE_SHARED")
     return folder

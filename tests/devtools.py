@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.lacking import lacking
 
 FLAGS = (
     "--headless",
@@ -31,10 +31,7 @@ def chromium() -> str:
     """The browser's path. In CI it must be there."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
-        text = "needs chromium on the path"
-        if os.environ.get("CI"):
-            pytest.fail(text)
-        pytest.skip(text)
+        lacking("chromium on the path")
     return found
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lacking import lacking
+
 SITE = Path(__file__).resolve().parents[2] / "deploy" / "site"
 UNITS = sorted(SITE.glob("*.service"))
 
@@ -53,7 +55,7 @@ def test_systemd_finds_nothing_to_complain_about(tmp_path: Path) -> None:
     are replaced first, since systemd looks for them."""
     program = shutil.which("systemd-analyze")
     if program is None:
-        pytest.skip("systemd-analyze is not on this machine: units are only read here")
+        lacking("systemd-analyze on the path")
     for path in UNITS:
         text = re.sub(r"/opt/cytosae/\.venv/bin/[\w-]+", "/bin/true", path.read_text())
         (tmp_path / path.name).write_text(re.sub(r"^Documentation=.*\n", "", text, flags=re.M))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from cytosae_core.report.html import render_pages
 from cytosae_core.report.management import render_both
 from tests.devtools import Browser, browser
+from tests.lacking import lacking
 from tests.unit.test_report_pages import large
 
 Json = dict[str, Any]
@@ -38,6 +40,7 @@ ROWS = (
     'Array.from(document.querySelector("#catalogue tbody").rows)'
     ".filter(r=>!r.hidden).map(r=>r.cells[0].textContent)"
 )
+BROKEN = "axe.run().then(function(r){return r.violations.map(function(v){return v.id})})"
 SAID = 'document.getElementById("b-said").textContent'
 
 
@@ -197,6 +200,30 @@ def test_text_has_contrast_on_light_and_dark_screens(
     background = tab.run("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(20, 24, 27)" if dark else "rgb(255, 255, 255)")
     assert tab.run(FAINT) == []
+    tab.dark(False)
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """axe-core 4.12 (Deque), as a Python wheel carries it; only the script is used."""
+    found = find_spec("axe_playwright_python")
+    if found is None or not found.submodule_search_locations:
+        lacking("axe-playwright-python: make setup")
+    return (Path(found.submodule_search_locations[0]) / "axe.min.js").read_text()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    ["report.html", "report-management-en.html", "report-management-ja.html", "large/concepts-001.html"],
+)
+def test_no_rule_of_axe_is_broken(tab: Browser, folder: Path, axe: str, name: str, dark: bool) -> None:
+    tab.dark(dark)
+    tab.open(folder / name)
+    tab.run(f"{axe};0")
+    assert tab.run(BROKEN) == []
+    tab.run('document.querySelector("html").removeAttribute("lang")')
+    assert tab.run(BROKEN) == ["html-has-lang"]  # the check can fail
     tab.dark(False)
 
 

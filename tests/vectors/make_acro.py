@@ -1,7 +1,7 @@
 """Makes tests/vectors/acro.json: what ACRO says about small made-up tables. Run it where acro is installed:
 
-    python3.11 -m venv /tmp/acro-venv && /tmp/acro-venv/bin/pip install acro==1.0.2
-    /tmp/acro-venv/bin/python tests/vectors/make_acro.py
+    python3.11 -m venv build/acro && build/acro/bin/pip install acro==1.0.2
+    build/acro/bin/python tests/vectors/make_acro.py
 
 acro 1.0.2 pins pandas <= 2.3.3 and needs statsmodels, rdflib, lxml and openpyxl: it is no development dependency of
 this project, its answers are recorded. Every table is 3 x 4; each patient is in one cell and contributes one value.
