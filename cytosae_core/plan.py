@@ -35,7 +35,7 @@ NEEDS = {"transfer": 2, "transfer_gain": 2, "replication": 2, "agreement": 3, "f
 HIGHER_IS_BETTER = {name: name not in ("fvu", "site_readable") for name in ENDPOINTS}
 STAGES = ("poc", "review", "external")
 MULTIPLICITY = ("benjamini-hochberg", "none")
-SELECTIONS = ("loso", "all", "listed")
+SELECTIONS = ("loso", "listed")
 MAX_CONCEPTS = 10
 _CONCEPT = re.compile(r"c\d{4,7}")
 # One sentence: no control characters, so that a printed protocol shows all that was signed.
@@ -88,7 +88,7 @@ class PlanConfig:
     Attributes:
         hypothesis: one sentence.
         endpoints: the numbers that decide; exactly one is primary when there are any.
-        selection: concepts that endpoints rest on: chosen inside each fold (`loso`), `all`, or `listed`.
+        selection: whose meanings are counted: all concepts, chosen inside each fold (`loso`), or only those `listed`.
         concepts: primary concepts (`c0042`), for `listed`; at most 10.
         support: smallest number of units per class and site for a number to count towards a macro score.
         min_sites: sites below which nothing is called generalising.

@@ -31,7 +31,7 @@ from cytosae_core.report.build_headlines import headline
 from cytosae_core.report.concept_table import logit_effects
 from cytosae_core.report.endpoints import SiteValues
 from cytosae_core.report.inputs import quality_dict, total_fvu
-from cytosae_core.report.meta_table import probability_above, random_effects_table
+from cytosae_core.report.meta import probability_above, random_effects_table
 from cytosae_core.tensors import pack_tensors
 
 COORDINATOR = "coordinator"

@@ -8,7 +8,6 @@ count every site the same: the spread between sites then holds the error of meas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,7 @@ from ..plan import ENDPOINTS, HIGHER_IS_BETTER, Endpoint
 from .build_agreement import Agreement
 from .endpoints import NAMES, UNITS, Scale, SiteValues, scale_of, site_values
 from .evidence import Evidence, Json, mean_of, rounded
-from .meta import MIN_SITES, Fit
-from .meta_table import random_effects_table
+from .meta import MIN_SITES, Fit, random_effects
 
 Floats = NDArray[np.float64]
 EQUAL = 1e-4  # standard error on the endpoint's scale that stands for "none was released"
@@ -68,15 +66,7 @@ def fit_of(values: SiteValues, scale: Scale) -> Fit | None:
     """Random effects over sites on the endpoint's scale; None with fewer than 3."""
     if len(values.value) < MIN_SITES:
         return None
-    return one_fit(*on_scale(values, scale))
-
-
-def one_fit(y: Floats, v: Floats) -> Fit:
-    """`meta_table.random_effects_table` of one row."""
-    found = random_effects_table(y[None], v[None])
-    row = {item.name: getattr(found, item.name, None) for item in fields(Fit) if item.name != "prediction"}
-    numbers = {name: float(value[0]) for name, value in row.items() if value is not None}
-    return Fit(**numbers, prediction=(float(found.prediction_low[0]), float(found.prediction_high[0])))
+    return random_effects(*on_scale(values, scale))
 
 
 def on_scale(values: SiteValues, scale: Scale) -> tuple[Floats, Floats]:
@@ -100,10 +90,9 @@ def _spread(values: SiteValues, fit: Fit | None, scale: Scale) -> Json:
         return part
     part |= {"df": count - 1, "prediction_df": count - 2, "tau2": rounded(fit.tau2), "scale": scale.name}
     part["interval"] = [rounded(scale.back(end)) for end in (fit.low, fit.high)]
-    part["prediction"] = [rounded(scale.back(end)) for end in fit.prediction]
+    part["prediction"] = [rounded(scale.back(end)) for end in (fit.prediction_low, fit.prediction_high)]
     if values.with_errors:
-        share = max(0.0, (fit.q - (count - 1)) / fit.q) if fit.q > 0 else 0.0
-        part |= {"i2": rounded(fit.i2), "i2_q": rounded(share), "h2": rounded(fit.h2), "q": rounded(fit.q)}
+        part |= {name: rounded(getattr(fit, name)) for name in ("i2", "i2_q", "h2", "q")}
     return part
 
 
@@ -160,7 +149,7 @@ def influence(values: SiteValues, scale: Scale) -> dict[str, float | None]:
     y, v = on_scale(values, scale)
     out: dict[str, float | None] = {}
     for index, site in enumerate(values.value):
-        out[site] = rounded(scale.back(one_fit(np.delete(y, index), np.delete(v, index)).mean))
+        out[site] = rounded(scale.back(random_effects(np.delete(y, index), np.delete(v, index)).mean))
     return out
 
 

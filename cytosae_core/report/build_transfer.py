@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import CALIBRATION, COUNTS
-from .build_headlines import EQUAL, one_fit
+from .build_headlines import EQUAL
 from .evidence import Evidence, Json, rounded
-from .meta import MIN_SITES
+from .meta import MIN_SITES, random_effects
 
 Floats = NDArray[np.float64]
 OTHERS = "all other sites"
@@ -92,11 +92,11 @@ def _pooled_oe(e: Evidence, sites: Json, name: str) -> Json | None:
             v.append(max((1 - observed) / (units * observed), EQUAL**2))
     if len(y) < MIN_SITES:
         return None
-    fit = one_fit(np.array(y), np.array(v))
+    fit = random_effects(np.array(y), np.array(v))
     return {
         "ln_oe": rounded(fit.mean),
         "interval": [rounded(fit.low), rounded(fit.high)],
-        "prediction": [rounded(end) for end in fit.prediction],
+        "prediction": [rounded(end) for end in (fit.prediction_low, fit.prediction_high)],
         "sites": len(y),
     }
 
@@ -116,8 +116,8 @@ def _subgroup(e: Evidence, row: int, name: str) -> Json:
     usable = [entry for entry in sites.values() if entry["se"]]
     if len(usable) >= MIN_SITES:
         y, v = ([entry[key] for entry in usable] for key in ("value", "se"))
-        fit = one_fit(np.array(y), np.maximum(np.array(v), EQUAL) ** 2)
-        ends = {"interval": (fit.low, fit.high), "prediction": fit.prediction}
+        fit = random_effects(np.array(y), np.maximum(np.array(v), EQUAL) ** 2)
+        ends = {"interval": (fit.low, fit.high), "prediction": (fit.prediction_low, fit.prediction_high)}
         shown = {key: [rounded(end) for end in pair] for key, pair in ends.items()}
         return part | {"value": rounded(fit.mean), **shown, "status": "estimated", "reason": None}
     if sites:

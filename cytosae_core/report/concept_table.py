@@ -20,7 +20,7 @@ from .agreement import verdict_table
 from .columns import FILE, ColumnFile, is_large
 from .evidence import Evidence
 from .folds import Folds
-from .meta_table import probability_above, random_effects_table
+from .meta import probability_above, random_effects_table
 from .multiplicity import benjamini_hochberg
 
 Array = NDArray[Any]

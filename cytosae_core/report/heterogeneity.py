@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from .meta_table import reml_table
+from .meta import reml_table
 
 Floats = NDArray[np.float64]
 MIN_COVARIATE_SITES = 4

@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,35 +105,27 @@ def _plan(
     encoder: Encoder,
 ) -> LocalStudy:
     phantoms = options.sites is None
-    policy = "masked" if phantoms else "public-data"
     start = {"centroids": centroids(corpus, options.rows, seed=0)}
     study = StudyConfig(
         name="demo" if phantoms else options.sites.resolve().name,
         sites=tuple(sorted(embedded)),
         simulation=True,
-        min_units=named_policy(policy).min_units,
+        min_units=named_policy(_policy(options, "masked")).min_units,
         encoder=EncoderConfig(ENCODER, LAYER, STEPS, encoder.d, encoder.digest),
         dictionary=DictionaryConfig(n=options.rows, digest=sha256_hex(pack_tensors(start))),
         training=TrainingConfig(rounds=options.rounds),
         rounds=RoundsConfig(quorum=2),
         statistics=StatisticsConfig(
-            classes=tuple(sorted({label for item in embedded.values() for label in item.labels})),
+            classes=_classes(embedded),
             attributes=_attributes(corpus) if phantoms else (),
             recurrence_steps=RECURRENCE_STEPS,
         ),
     )
-    sites = {
-        name: make_site(item, policy, out / "homes" / name, simulation=True)
-        for name, item in sorted(embedded.items())
-    }
-    _publish(out, study, start, sites, _local_section(options, out, sites, policy))
-    restart = (
-        None
-        if options.no_comparators
-        else lambda seed: {"centroids": centroids(corpus, options.rows, seed=seed)}
-    )
-    return LocalStudy(
-        study, sites, start, out, restart, compare=not options.no_comparators, encoder_depth=encoder.depth
+    local = _ready(options, out, embedded, study, start, encoder)
+    if options.no_comparators:
+        return local
+    return replace(
+        local, restart=lambda seed: {"centroids": centroids(corpus, options.rows, seed=seed)}, compare=True
     )
 
 
@@ -148,22 +141,43 @@ def frozen_plan(
         )
     rows, width = start["dictionary"].shape
     phantoms = options.sites is None
-    policy = "evaluate_only" if phantoms else "public-data"
     study = StudyConfig(
         name=f"frozen {'demo' if phantoms else options.sites.resolve().name}",
         sites=tuple(sorted(embedded)),
         kind="validate",
         profile="evaluate_only",
         simulation=True,
-        min_units=named_policy(policy).min_units,
+        min_units=named_policy(_policy(options, "evaluate_only")).min_units,
         encoder=EncoderConfig(ENCODER, LAYER, STEPS, width, encoder.digest),
         dictionary=DictionaryConfig("pursuit", rows, k, "file", sha256_hex(pack_tensors(start))),
         rounds=RoundsConfig(quorum=2),
         statistics=StatisticsConfig(
-            classes=tuple(sorted({label for item in embedded.values() for label in item.labels})),
+            classes=_classes(embedded),
             recurrence_steps=RECURRENCE_STEPS,
         ),
     )
+    return _ready(options, out, embedded, study, start, encoder)
+
+
+def _policy(options: argparse.Namespace, of_phantoms: str) -> str:
+    """Real cells given on the command line are published ones."""
+    return of_phantoms if options.sites is None else "public-data"
+
+
+def _classes(embedded: Mapping[str, Embedded]) -> tuple[str, ...]:
+    return tuple(sorted({label for item in embedded.values() for label in item.labels}))
+
+
+def _ready(
+    options: argparse.Namespace,
+    out: Path,
+    embedded: Mapping[str, Embedded],
+    study: StudyConfig,
+    start: Mapping[str, Array],
+    encoder: Encoder,
+) -> LocalStudy:
+    """The hospitals of a protocol, and the study folder that a coordinator would hold."""
+    policy = _policy(options, study.profile)
     sites = {
         name: make_site(item, policy, out / "homes" / name, simulation=True)
         for name, item in sorted(embedded.items())

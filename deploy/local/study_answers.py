@@ -20,7 +20,7 @@ from cytosae_core.errors import StudyError
 from cytosae_core.plan import Criterion, Endpoint, PlanConfig, Stage
 from cytosae_core.sae.checkpoint import load_checkpoint
 
-from .study_questions import NONE, Answers
+from .study_readers import NONE, Answers
 
 # Tensors of a start file whose first axis is the dictionary's rows, by what the file is for.
 ROWS = {"train": ("centroids",), "validate": ("dictionary", "W_dec")}

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cytosae_core.config import StudyConfig
 
-    from .study_questions import Answers, Question
+    from .study_questions import Question
+    from .study_readers import Answers
 
 REPEATED = {"sites": "site", "classes": "class"}
 # Flags for one word or number each; the keys of `study_questions.QUESTIONS` (a test compares).

@@ -22,7 +22,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _plan(options: argparse.Namespace) -> int:
     from cytosae_core.errors import StudyError
-    from cytosae_core.report.plan_page import plan_document, plan_markdown, render_plan
+    from cytosae_core.report.plan_document import plan_document
+    from cytosae_core.report.plan_page import plan_markdown, render_plan
     from cytosae_core.tensors import write_atomic
     from cytosae_server.study import read_protocol
 

@@ -37,7 +37,7 @@ COMMENTS = {
 }
 PLAN_COMMENTS = {
     "endpoints": "the numbers that decide; the primary one makes the verdict",
-    "selection": "concepts: chosen anew for every site left out (loso), all, or listed",
+    "selection": "concepts: chosen anew for every site left out (loso), or listed",
     "support": "smallest number per class and site for averages over classes",
     "min_sites": "below this nothing is called generalising",
     "fdr": "false discovery rate over concepts and classes",

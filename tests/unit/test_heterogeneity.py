@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cytosae_core.report.heterogeneity import disattenuated, explained, psi, spearman_brown
+from tests.unit.test_meta import bcg
 
 
 def test_a_covariate_that_makes_the_spread_explains_it_and_an_unrelated_one_little() -> None:
@@ -20,12 +21,8 @@ def test_a_covariate_that_makes_the_spread_explains_it_and_an_unrelated_one_litt
 
 def test_metafor_s_bcg_example() -> None:
     """Absolute latitude explains 75.62 % of the spread of the BCG trials (metafor, rma(yi, vi, mods=~ablat))."""
-    a = np.array([4, 6, 3, 62, 33, 180, 8, 505, 29, 17, 186, 5, 27], float)
-    b = np.array([119, 300, 228, 13536, 5036, 1361, 2537, 87886, 7470, 1699, 50448, 2493, 16886], float)
-    c = np.array([11, 29, 11, 248, 47, 372, 10, 499, 45, 65, 141, 3, 29], float)
-    d = np.array([128, 274, 209, 12619, 5761, 1079, 619, 87892, 7232, 1600, 27197, 2338, 17825], float)
     latitude = np.array([44, 55, 42, 52, 13, 44, 19, 13, 27, 42, 18, 33, 33], float)
-    y, v = np.log(a / (a + b)) - np.log(c / (c + d)), 1 / a - 1 / (a + b) + 1 / c - 1 / (c + d)
+    y, v = bcg()
     assert 100 * explained(y[None], v[None], latitude)[0] == pytest.approx(75.62, abs=0.01)
 
 

@@ -15,7 +15,8 @@ from cytosae_core.allowed import ALLOWED
 from cytosae_core.config import DictionaryConfig, StatisticsConfig, StudyConfig
 from cytosae_core.plan import ENDPOINTS
 from cytosae_core.policy.tighten import demand
-from cytosae_core.report.plan_page import leaves, plan_document, plan_markdown, render_plan
+from cytosae_core.report.plan_document import leaves, plan_document
+from cytosae_core.report.plan_page import plan_markdown, render_plan
 from cytosae_local.cli import main
 from cytosae_server.study import write_study_folder
 from tests.federation import study_config
