@@ -65,14 +65,14 @@ def made_result(study: StudyConfig, folder: Path, *, seed: int = 0) -> StudyResu
     """A finished study's result; tables lie in `folder` as signed replies and are read on demand."""
     kept, key = RunFolder(folder, study), SigningKey.generate()
     rng = np.random.default_rng(seed)
-    truth = _truth(study, rng)
+    truth = true_effects(study, rng)
     for index, site in enumerate(study.sites):
         own = np.random.default_rng((seed, index))
         for which in ("final", "random", "init"):
             effects = truth if which == "final" else np.zeros_like(truth)
             _keep(kept, f"describe-{which}", site, describe(study, effects, own, which == "final"), key)
         _keep(kept, "score", site, score(study, own, index), key)
-        _keep(kept, "hello", site, {"counts": _counts(study, own)}, key)
+        _keep(kept, "hello", site, hello(study, own, index), key)
     rows = rng.standard_normal((study.dictionary.n, study.encoder.d), dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     kept.save_round(0, rows, {"round": 0})
@@ -86,8 +86,9 @@ def load_result(study: StudyConfig, folder: Path) -> StudyResult:
         result.describe[which] = ReplyTables(kept, f"describe-{which}", sites)
     result.scores = ReplyTables(kept, "score", sites)
     hello = ReplyTables(kept, "hello", sites)
+    result.take_counts(hello)
     for index, site in enumerate(sites):
-        _facts(result, site, index, hello[site]["counts"])
+        _facts(result, site, index)
     result.final = result.first = kept.dictionary(0, kept.rounds()[0]["dictionary"])
     quality = {site: result.describe["final"][site]["quality"] for site in sites[:3]}
     result.rounds = [RoundRecord(number, quality, 10**6, {}) for number in (1, 2)]
@@ -104,13 +105,17 @@ def _keep(kept: RunFolder, step: str, site: str, tables: dict[str, Array], key: 
     kept.keep_reply(step, site, pack({"site": site}, pack_tensors(tables), REPLY, key))
 
 
-def _counts(study: StudyConfig, rng: np.random.Generator) -> Array:
+def hello(study: StudyConfig, rng: np.random.Generator, index: int) -> dict[str, Array]:
     each = rng.integers(40, 90, len(study.statistics.classes))
-    return np.array([each.sum(), UNITS, 24, 16, *each], np.float32)
+    listed = np.nan if index % 5 == 4 else each.sum() + 15 * (index % 3)
+    return {
+        "counts": np.array([each.sum(), UNITS, 24, 16, *each], np.float32),
+        "class_units": np.full(len(each), UNITS / 2, np.float32),
+        "listed": np.array([listed], np.float32),
+    }
 
 
-def _facts(result: StudyResult, site: str, index: int, counts: Array) -> None:
-    result.counts[site] = counts
+def _facts(result: StudyResult, site: str, index: int) -> None:
     result.facts[site] = {
         "unit": "patient",
         "policy": "masked",
@@ -126,7 +131,7 @@ def _facts(result: StudyResult, site: str, index: int, counts: Array) -> None:
     }
 
 
-def _truth(study: StudyConfig, rng: np.random.Generator) -> Array:
+def true_effects(study: StudyConfig, rng: np.random.Generator) -> Array:
     """True logit effects [n, t]: the first tenth speaks of a class, the second tenth too, but not everywhere."""
     n, t = study.dictionary.n, len(study.targets)
     effects = np.zeros((n, t))
@@ -171,6 +176,14 @@ def _full(study: StudyConfig, rng: np.random.Generator, auroc: Array) -> dict[st
     return out
 
 
+def _coverage(rng: np.random.Generator) -> Array:
+    """Accuracy and error on the most confident shares; of every third site the smallest part is withheld."""
+    value = np.linspace(0.9, 0.74, 5) + rng.normal(0, 0.02)
+    out = np.stack([value, np.linspace(0.05, 0.03, 5)], axis=1)
+    out[0] = np.nan if rng.random() < 1 / 3 else out[0]
+    return out
+
+
 def score(study: StudyConfig, rng: np.random.Generator, index: int) -> dict[str, Array]:
     """One site's answer to `score`."""
     dims, near = study.dims, range(index - 4, index + 5)
@@ -178,12 +191,13 @@ def score(study: StudyConfig, rng: np.random.Generator, index: int) -> dict[str,
     for other in near:
         if other != index and 0 <= other < dims["s"]:
             recall[:, other] = rng.uniform(0.5, 0.7, dims["v"])
-    accuracy = np.array([0.74, 0.70, 0.72, 1 / dims["c"], 0.45]) + rng.normal(0, 0.03, dims["p"])
+    accuracy = np.array([0.74, 0.70, 0.72, 1 / dims["c"], 0.45, 0.82]) + rng.normal(0, 0.03, dims["p"])
     ideal = np.array([1.0, 0.2, 0.05, 0.25, 0.26, 0.15, 0.05])
     out = {
         "balanced_accuracy": accuracy,
         "balanced_accuracy_se": np.full(dims["p"], 0.03),
         "calibration": np.tile(ideal, (dims["c"], 1)) + rng.normal(0, 0.01, (dims["c"], dims["k"])),
+        "coverage": _coverage(rng),
         "subgroup": np.tile([0.02, 0.04], (dims["u"], 1)) + rng.normal(0, 0.005, (dims["u"], 2)),
         "ablation": rng.gamma(1.0, 0.01, (dims["n"], dims["c"])),
         "concept_site": rng.uniform(0.45, 0.6, dims["n"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from cytosae_core.concepts.acquisition import acquisition_tables
 from cytosae_core.concepts.auroc import unit_means
 from cytosae_core.concepts.bootstrap import Column, balanced_draws, least_error, standard_error
 from cytosae_core.concepts.calibration import calibration, class_logits
+from cytosae_core.concepts.coverage import confidence, kept_parts
 from cytosae_core.concepts.probe import (
     AppliedProbe,
     Probe,
@@ -31,11 +32,12 @@ from cytosae_core.concepts.tables import (
     Labelled,
     Table,
     concept_tables,
+    own_probe,
     own_views,
     probe_tables,
     same_site_null,
 )
-from cytosae_core.config import VIEWS, Attribute
+from cytosae_core.config import COVERAGE, PROBES, VIEWS, Attribute
 from cytosae_core.egress import Release
 from cytosae_core.sae.models import Model, PursuitModel
 from cytosae_core.sae.scale import TokenScale
@@ -45,7 +47,8 @@ from .steps import Answer, Steps
 
 Array = NDArray[Any]
 SHUFFLES = 20
-# In the order of `config.PROBES`: view, and whether the site's labels are shuffled first (the control).
+# The other sites' probes in the order of `config.PROBES`: view, and whether the site's labels are shuffled first (the
+# control). Last comes the site's own probe.
 PROBED = (
     ("standardised", False), ("raw", False), ("embedding", False), ("standardised", True), ("colour", False)
 )  # fmt: skip
@@ -142,15 +145,11 @@ def _applied(
 def _accuracies(steps: Steps, tensors: Mapping[str, Array], views: Mapping[str, Array]) -> Table:
     """balanced_accuracy and its error of every probe of `config.PROBES`, [p]."""
     known = steps.data.labelled
-    values, errors = np.full(len(PROBED), np.nan), np.full(len(PROBED), np.nan)
-    behind = np.zeros(len(PROBED), dtype=np.int64)
+    values, errors = np.full(len(PROBES), np.nan), np.full(len(PROBES), np.nan)
+    behind = np.zeros(len(PROBES), dtype=np.int64)
     columns: list[Column] = []
     owner: list[int] = []
-    for place, (view, shuffle) in enumerate(PROBED):
-        found = _applied(steps, tensors, views, view)
-        if found is None:
-            continue
-        made = _columns(found, known, steps.study.seed if shuffle else None)
+    for place, found, made in _probed(steps, tensors, views):
         values[place] = np.mean([_accuracy(column, known.units) for column in made])
         behind[place] = len(np.unique(known.units[found.chosen]))
         columns += made
@@ -167,6 +166,20 @@ def _accuracies(steps: Steps, tensors: Mapping[str, Array], views: Mapping[str, 
         "balanced_accuracy": (values.astype(np.float32), behind),
         "balanced_accuracy_se": (errors.astype(np.float32), np.where(np.isnan(errors), 0, behind)),
     }
+
+
+def _probed(
+    steps: Steps, tensors: Mapping[str, Array], views: Mapping[str, Array]
+) -> Iterator[tuple[int, AppliedProbe, list[Column]]]:
+    """Place in `config.PROBES`, probe on its images, and its columns, of all probes that can be asked here."""
+    known = steps.data.labelled
+    for place, (view, shuffle) in enumerate(PROBED):
+        if (found := _applied(steps, tensors, views, view)) is not None:
+            yield place, found, _columns(found, known, steps.study.seed if shuffle else None)
+    others = _applied(steps, tensors, views, "standardised")
+    found = None if others is None else own_probe(views["standardised"], known, others)
+    if found is not None:
+        yield len(PROBED), found, _columns(found, known)
 
 
 def _columns(found: AppliedProbe, known: Labelled, shuffled_with: int | None = None) -> list[Column]:
@@ -204,7 +217,7 @@ def _draws(steps: Steps, columns: list[Column]) -> Array:
 def _of_the_codes(
     steps: Steps, found: AppliedProbe, features: Array, scores: ImageScores, fired: Array
 ) -> Table:
-    """What is asked of the probe on standardised codes: calibration, ablation, subgroups."""
+    """What is asked of the probe on standardised codes: calibration, coverage, ablation, subgroups."""
     known, chosen = steps.data.labelled, found.chosen
     labels, units = known.labels[chosen], known.units[chosen]
     values, class_units = calibration(class_logits(found.scores), labels, units)
@@ -214,9 +227,29 @@ def _of_the_codes(
         "calibration": (values.astype(np.float32), np.where(np.isnan(values), 0, class_units[:, None])),
         "ablation": (falls.astype(np.float32), np.where(np.isnan(falls), 0, behind)),
     }
+    if steps.policy.allows("coverage"):
+        table["coverage"] = _coverage(steps, found)
     if steps.study.statistics.subgroups:
         table["subgroup"] = _subgroups(steps, found)
     return table
+
+
+def _coverage(steps: Steps, found: AppliedProbe) -> tuple[Array, Array]:
+    """coverage [a, 2]: balanced accuracy and its error on the most confident shares of cells, and units behind."""
+    known = steps.data.labelled
+    right, labels = _columns(found, known)[0]
+    sure = np.zeros(len(labels))
+    sure[found.chosen] = confidence(found.scores)
+    parts = kept_parts(sure, labels, known.units, steps.policy.min_units)
+    values = np.full((len(COVERAGE), 2), np.nan)
+    rows = np.flatnonzero(parts.units)
+    columns = [(right, np.where(parts.kept[row], labels, -1)) for row in rows]
+    if columns:
+        errors = standard_error(_draws(steps, columns))
+        for place, (row, column) in enumerate(zip(rows, columns, strict=True)):
+            least = least_error(column[1], known.units)
+            values[row] = _accuracy(column, known.units), np.fmax(errors[place], least)
+    return values.astype(np.float32), np.where(np.isnan(values), 0, parts.units[:, None])
 
 
 def _units_that_fired(scores: ImageScores, known: Labelled) -> Array:

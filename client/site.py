@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from cytosae_core.cohort import Cohort, split_units
 from cytosae_core.concepts.tables import Labelled
-from cytosae_core.config import StudyConfig
+from cytosae_core.config import COUNTS, StudyConfig
 from cytosae_core.encoder import TokenStore
 from cytosae_core.errors import DataError
 from cytosae_core.keys import SigningKey
 from cytosae_core.policy import SitePolicy
+from cytosae_core.privacy.disclosure import protect_hello
 
 Array = NDArray[Any]
 TOKENS_PER_IMAGE = 257
@@ -59,6 +60,8 @@ class Site:
             then be the one that the site computes itself.
         acquisition: coded words about microscope and stain, for `hello`; empty when nobody said.
         label_map: version and digest of the map that gave the labels; empty when there is none.
+        listed: images in the site's table, readable or not; None when nobody counted them.
+        unread_units: units with at least one listed image that could not be read.
     """
 
     name: str
@@ -75,11 +78,15 @@ class Site:
     start: Mapping[str, Array] = field(default_factory=dict)
     acquisition: Mapping[str, str] = field(default_factory=dict)
     label_map: str = ""
+    listed: int | None = None
+    unread_units: int = 0
 
     @classmethod
     def of(cls, cohort: Cohort, store: TokenStore, policy: SitePolicy, home: Path, **facts: Any) -> Site:
         """A site from its cohort and token store; key and state live in `home`."""
         images = [cohort.images[index] for index in store.image_index]
+        stored = set(store.image_index.tolist())
+        unread = {image.unit for image in cohort.images if image.index not in stored}
         return cls(
             name=cohort.name,
             store=store,
@@ -92,6 +99,8 @@ class Site:
             state=home / "state",
             acquisition=cohort.acquisition,
             label_map=cohort.label_map,
+            listed=len(cohort.images),
+            unread_units=len(unread),
             **facts,
         )
 
@@ -143,6 +152,32 @@ class StudyData:
         behind = [units, units, self.n_train_units, self.n_test_units]
         behind += [len(np.unique(self.unit_index[c])) for c in classes]
         return np.array(values, dtype=np.float32), np.array(behind)
+
+    def class_units(self, policy: SitePolicy) -> tuple[Array, Array]:
+        """Units of each class [c], and the units behind each [c]; none where the class's images are withheld.
+
+        All units minus those of the shown classes are those of the withheld ones, where nobody has two classes. So
+        the withheld classes are the same as in `counts`: two or more, or none, with enough units between them.
+        """
+        values, behind = self.counts()
+        first = len(COUNTS)
+        hidden = np.isnan(protect_hello(values, behind, policy))[first:]
+        units = behind[first:]
+        return units.astype(np.float32), np.where(hidden, 0, units)
+
+    def listed(self) -> tuple[Array, Array] | None:
+        """Images in the site's table [1], and the units behind that count [1]; None when nobody counted them.
+
+        Beside the stored images the count tells how many could not be read. So the units behind it are those with an
+        unread image: fewer than the policy's smallest group, and the door withholds it. Where every image was read
+        there is no such difference, and all units stand behind it.
+        """
+        count = self.site.listed
+        if count is None:
+            return None
+        everybody = len(np.unique(self.unit_index))
+        units = everybody if count == len(self.site.labels) else self.site.unread_units
+        return np.array([count], dtype=np.float32), np.array([units])
 
     def random_tokens(self, images: Array, count: int, purpose: str) -> tuple[Array, Array]:
         """`count` tokens [count, d] drawn with replacement from `images`, and each one's position in `images`.

@@ -122,7 +122,13 @@ class Steps:
     def hello(self, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
         """Digests and the golden cells' features: no patient behind either; counts are protected."""
         values, behind = self.data.counts()
-        return Answer({"canary": Release(self.site.store.canary, 0), "counts": Release(values, behind)})
+        found = {"canary": Release(self.site.store.canary, 0), "counts": Release(values, behind)}
+        if len(self.study.statistics.classes):
+            found["class_units"] = Release(*self.data.class_units(self.policy))
+        listed = self.data.listed()
+        if listed is not None and self.policy.allows("listed"):  # policies may be older than this count
+            found["listed"] = Release(*listed)
+        return Answer(found)
 
     def moments(self, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
         """Sums of the training tokens for the federated mean and scale."""

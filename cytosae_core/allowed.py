@@ -45,6 +45,8 @@ ALLOWED: tuple[Field, ...] = (
     Field(
         "hello", "counts", "float32", ("h",), "hello", ALL, "images and units, in all, per split, per class"
     ),
+    Field("hello", "class_units", "float32", ("c",), "count", ALL, "units of each class: is there support?"),
+    Field("hello", "listed", "float32", ("1",), "count", ALL, "images listed, readable or not"),
     Field("moments", "token_sum", "float32", ("d",), "metric", MASKED, "federated mean of tokens"),
     Field("moments", "token_square", "float32", ("1",), "metric", MASKED, "federated scale of tokens"),
     Field("moments", "token_count", "float32", ("1",), "count", MASKED, "weight of the two sums"),
@@ -122,6 +124,7 @@ ALLOWED: tuple[Field, ...] = (
         ALL,
         "do the probe's probabilities hold here?",
     ),
+    Field("score", "coverage", "float32", ("a", "2"), "metric", ALL, "accuracy where the probe is most sure"),
     Field("score", "subgroup", "float32", ("u", "2"), "metric", ALL, "gap between subgroups and its error"),
     Field(
         "score", "ablation", "float32", ("n", "c"), "metric", ALL, "what a concept adds to a class's evidence"

@@ -23,9 +23,13 @@ INITS = ("public-kmeans", "random", "file")
 RULES = ("firing-weighted", "size-weighted")
 GOLDEN_CELLS = 8
 VIEWS = ("raw", "standardised", "embedding")
-PROBES = ("standardised codes", "raw codes", "raw embeddings", "shuffled labels", "colour histogram")
+PROBES = (
+    "standardised codes", "raw codes", "raw embeddings", "shuffled labels", "colour histogram", "same site",
+)  # fmt: skip
 IMAGE_FACTS = ("brightness", "saturation", "focus", "cell size")
 CALIBRATION = ("slope", "slope_se", "citl", "observed", "expected", "brier", "ece")
+# Shares of a site's cells on which the probe's accuracy is told, the most confident first.
+COVERAGE = (0.2, 0.4, 0.6, 0.8, 1.0)
 COLOUR_BINS = 64
 HISTOGRAM_BINS = 10
 QUALITY = ("sse", "ss_global", "ss_own", "tokens", "l0", "dead_fraction")
@@ -223,6 +227,7 @@ class StudyConfig:
             "b": COLOUR_BINS,
             "o": HISTOGRAM_BINS,
             "u": len(self.statistics.subgroups),
+            "a": len(COVERAGE),
         }
 
     def to_dict(self) -> dict[str, Any]:

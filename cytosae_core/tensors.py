@@ -95,7 +95,8 @@ def _fail(reason: str, what: str) -> NoReturn:
 
 def _head(data: bytes, size: int) -> bytes:
     """The header's bytes; `size` is that of the whole blob."""
-    if data.startswith(OTHERS):
+    # A header of 640, 896, 1,152 or 1,408 bytes begins like a pickle; only a tensor file has its brace at byte 8.
+    if data.startswith(OTHERS) and data[8:9] != b"{":
         _fail("FORMAT", "a safetensors blob, not a zip, pickle, npy or gzip file")
     if len(data) < 8:
         _fail("ST_HEADER", "a tensor blob of at least 8 bytes")

@@ -23,6 +23,9 @@ from cytosae_core.lineage import MODEL_TENSORS, dictionary_digest
 from cytosae_core.report.columns import FILE as SITES_FILE
 from cytosae_core.tensors import load_tensors, pack_tensors, write_atomic
 
+from .deviations import FILE as DEVIATIONS
+from .deviations import Deviations
+
 URN = "urn:cytosae:bundle:v1"
 Files = dict[str, bytes]
 
@@ -62,8 +65,12 @@ def bundle_files(folder: Path, *, updates: bool = True) -> Files:
     Args:
         folder: holds study.key, run/, report.json, report.html, and start.safetensors of a frozen dictionary.
         updates: also the sites' replies of the rounds; without them nobody can redo the averaging.
+
+    Raises:
+        StudyError: a deviation was recorded that the report does not print.
     """
     study = study_from_dict(parse_json((folder / "run" / "study.json").read_bytes()))
+    _check_deviations(folder, study)
     run, files = folder / "run", Files()
     statements: dict[str, list[Statement]] = {}
     for party, opened, note in _logs(study, folder):
@@ -76,12 +83,23 @@ def bundle_files(folder: Path, *, updates: bool = True) -> Files:
         files[f"policies/{site}.json"] = (run / "policies" / f"{site}.json").read_bytes()
     files |= _payloads(run, statements, updates)
     files |= _dictionaries(folder, statements[COORDINATOR])
-    for name in ("report.json", "report.html", SITES_FILE):
-        if name != SITES_FILE or (folder / name).exists():
+    for name in ("report.json", "report.html", SITES_FILE, DEVIATIONS):
+        if name.startswith("report.") or (folder / name).exists():
             files[name] = (folder / name).read_bytes()
     manifest = {"urn": URN, "protocol": study.digest}
     listed = {name: sha256_hex(data) for name, data in files.items()}
     return {**files, "bundle.json": canonical_json({**manifest, "files": listed})}
+
+
+def _check_deviations(folder: Path, study: StudyConfig) -> None:
+    """The report prints all that was recorded: an auditor would refuse one that does not."""
+    signed = Deviations(folder, SigningKey.load_or_create(folder / "study.key"), study).printed()
+    shown = parse_json((folder / "report.json").read_bytes(), max_bytes=1 << 28)["protocol"]["deviations"]
+    if signed != shown:
+        raise StudyError(
+            f"Expected a report with all {len(signed)} deviations, got one with {len(shown)}.",
+            hint="Run the study again: it asks for no number again, and the sites cosign a report that prints them.",
+        )
 
 
 def _logs(study: StudyConfig, folder: Path) -> Iterator[tuple[str, Log | Mirror, bytes]]:

@@ -110,6 +110,7 @@ class StudyRun:
     def _hello(self) -> None:
         replies: dict[str, Reply] = {}
         self._step("hello", 0, lambda site: ({}, {}), lambda reply: replies.update({reply.site: reply}))
+        self.result.take_counts({site: reply.tensors for site, reply in replies.items()})
         digests = sorted({reply.facts.get("encoder_digest", "") for reply in replies.values()})
         wanted = self.study.encoder.digest or _most_common(
             [r.facts.get("encoder_digest", "") for r in replies.values()]
@@ -119,7 +120,7 @@ class StudyRun:
         for site, reply in sorted(replies.items()):
             difference = float(np.abs(reply.tensors["canary"] - middle).max()) / max(size, 1e-12)
             self.result.canary_difference = max(self.result.canary_difference, difference)
-            self.result.facts[site], self.result.counts[site] = reply.facts, reply.tensors["counts"]
+            self.result.facts[site] = reply.facts
             if reply.facts.get("encoder_digest") != wanted or difference > CANARY_TOLERANCE:
                 self._drop(site, "hello", "encoder")
         if len(self._members) < self.study.rounds.quorum:

@@ -93,9 +93,9 @@ def _tensors(run: RunFolder, step: str) -> dict[str, dict[str, Array]]:
 
 def _hello(run: RunFolder, result: StudyResult) -> None:
     tables = _tensors(run, "hello")
-    for site, tensors in tables.items():
+    for site in tables:
         result.facts[site] = header_of(run.folder / "replies" / "hello" / f"{site}.reply")["facts"]
-        result.counts[site] = tensors["counts"]
+    result.take_counts(tables)
     features = [tensors["canary"] for tensors in tables.values()]
     middle = np.median(features, axis=0)
     size = max(float(np.sqrt((middle**2).mean())), 1e-12)
@@ -116,7 +116,7 @@ def _rounds(run: RunFolder, result: StudyResult) -> None:
 
 
 def _tally(folder: Path, study: StudyConfig, result: StudyResult) -> None:
-    """What arrived before the report was made, from the coordinator's own log."""
+    """What arrived before the first report was made, from the coordinator's own log."""
     run, key = folder / "run", SigningKey.load_or_create(folder / "study.key")
     log_key = SigningKey.load_or_create(run / "keys" / "log.key")
     origin = origin_of(study.digest, COORDINATOR)
@@ -127,7 +127,7 @@ def _tally(folder: Path, study: StudyConfig, result: StudyResult) -> None:
     with closing(opened) as log:
         keys = {key.public_hex[:16]: key.public_hex}
         found = [read_leaf(leaf, keys) for leaf in log.leaves(0, log.size)]
-        end = max((item.predicate["seq"] for item in found if item.kind == "report"), default=log.size)
+        end = min((item.predicate["seq"] for item in found if item.kind == "report"), default=log.size)
         receipts = [
             item.predicate for item in found if item.kind == "ingress" and item.predicate["seq"] < end
         ]

@@ -37,6 +37,9 @@ class Record:
         study: the protocol.
         key: the study key.
         site_keys: pinned signing keys of the sites.
+
+    Attributes:
+        receipts: `ingress` entries of what arrived before the first report.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class Record:
             if found.kind == "aggregate":
                 self._aggregated.add(int(found.predicate["round"]))
             if found.kind == "ingress":
-                self.receipts.append(found.predicate)
+                self._keep(found.predicate)
                 explained.add(found.predicate["request_sha256"])
             if found.kind == "fault":
                 explained |= set(found.predicate["requests"])
@@ -99,6 +102,11 @@ class Record:
             keys = self._folder / "keys" / f"{site}.json"
             if keys.exists():
                 self._open_mirror(site, parse_json(keys.read_bytes()))
+
+    def _keep(self, receipt: Json) -> None:
+        """A report rests on what arrived before the first one was made."""
+        if not self._report:
+            self.receipts.append(receipt)
 
     # Asking
 
@@ -204,7 +212,7 @@ class Record:
         }
         subjects = [("wire", sha256_hex(box)), ("payload", sha256_hex(payload))]
         index = self.log.append("ingress", fields, subjects)  # signed for with the next request
-        self.receipts.append({**fields, "seq": index})
+        self._keep({**fields, "seq": index})
         self._of(site).get("out", {}).pop(context["request_sha256"], None)
 
     def _mirror(self, site: str, leaves: Sequence[bytes]) -> Mirror:

@@ -61,7 +61,7 @@ class Study:
 
     Attributes:
         config: the protocol. logs: every party's. report: report.json.
-        replies: (kind, round, site) -> verified reply, of those that arrived before the report.
+        replies: (kind, round, site) -> verified reply, of those that arrived before the first report.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -72,7 +72,7 @@ class Study:
         self.leaves: dict[str, dict[str, list[int]]] = {}
         self.replies: dict[tuple[str, int, str], Envelope] = {}
         self.payloads: dict[str, Envelope] = {}
-        end = max((fields["seq"] for fields in self.coordinator.of("report")), default=0)
+        end = min((fields["seq"] for fields in self.coordinator.of("report")), default=0)
         for fields in self.coordinator.of("ingress"):
             if fields["seq"] < end:
                 self._receive(fields)
@@ -170,7 +170,7 @@ def _comparators(stated: Json) -> Comparators | None:
 def _result(study: Study) -> StudyResult:
     result, hello = StudyResult(), study.tables("hello", 0)
     result.facts = {site: study.replies["hello", 0, site].header["facts"] for site in hello}
-    result.counts = {site: tensors["counts"] for site, tensors in hello.items()}
+    result.take_counts(hello)
     result.canary_difference = _canary({site: tensors["canary"] for site, tensors in hello.items()})
     result.begin = {site: tensors["quality"] for site, tensors in study.tables("begin", 0).items()}
     names = ["final", *(["random"] if study.config.dictionary.model == "pursuit" else [])]

@@ -10,35 +10,38 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
 from cytosae_core.aggregate.rules import RowAverage
 from cytosae_core.audit.log import Log, tile_files
 from cytosae_core.audit.log.signing import cosign_text
 from cytosae_core.audit.note import origin_of, split_note, vkey
 from cytosae_core.canonical import canonical_json, sha256_hex
+from cytosae_core.config import (
+    DictionaryConfig,
+    EncoderConfig,
+    RoundsConfig,
+    StatisticsConfig,
+    StudyConfig,
+    TrainingConfig,
+)
 from cytosae_core.envelope import REPLY, pack
 from cytosae_core.keys import SigningKey
 from cytosae_core.lineage import dictionary_digest
-from cytosae_core.plan import Endpoint
-from cytosae_core.report.agreement import VERDICTS, verdict_table
-from cytosae_core.report.build_concepts import decimals, significant
-from cytosae_core.report.build_headlines import headline
-from cytosae_core.report.concept_table import logit_effects
-from cytosae_core.report.endpoints import SiteValues
-from cytosae_core.report.inputs import quality_dict, total_fvu
-from cytosae_core.report.meta import probability_above, random_effects_table
+from cytosae_core.plan import Endpoint, PlanConfig
+from cytosae_core.report.build import build_report
+from cytosae_core.report.inputs import RoundRecord, StudyResult
 from cytosae_core.tensors import pack_tensors
 
 COORDINATOR = "coordinator"
 Files = dict[str, bytes]
 Fields = dict[str, Any]
 Edit = Callable[[str, str, Fields], Fields | None]
+Tables = Mapping[str, np.ndarray]
 AT = 1_790_000_000
+METRICS = ("counts", "quality", "auroc", "auroc_se", "auroc_shuffled", "firing_rate", "reliability")
 
 
 def keep(party: str, kind: str, fields: Fields) -> Fields | None:
@@ -84,7 +87,8 @@ class Study:
         edit: sees (party, kind, fields) of every entry before it is signed; returns what to log, None for nothing.
         extra: called before the report with the study, to log more.
         report_edit: changes the report before the coordinator logs it.
-        hello: with counts. page: report.html. most: messages that the policy allows.
+        hello: with counts. page: report.html. most, largest: messages that the policy allows, and their bytes.
+        metrics: names that it releases.
     """
 
     home: Path
@@ -97,6 +101,8 @@ class Study:
     hello: bool = True
     page: bytes = b"<html></html>"
     most: int = 99
+    largest: int = 99_999
+    metrics: Sequence[str] = METRICS
     parties: dict[str, Party] = field(default_factory=dict)
     payloads: Files = field(default_factory=dict)
     received: dict[str, dict[str, list[int]]] = field(default_factory=dict)
@@ -106,21 +112,21 @@ class Study:
     enrolled: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.protocol = {
-            "dictionary": {"model": "pursuit" if self.rounds else "topk", "n": self.n},
-            "kind": "train" if self.rounds else "validate",
-            "name": "tiny",
-            "sites": list(self.sites),
-            "statistics": {"attributes": [], "classes": ["x", "y"]},
-        }
+        self.config = self.agreed()
+        self.protocol = json.loads(canonical_json(self.config.to_dict()))
         self.digest = sha256_hex(canonical_json(self.protocol))
         self.rng = np.random.default_rng(0)
         self.policy = {
             "disclosure": {"min_units": 11},
-            "limits": {"bytes_per_message": 99_999, "bytes_total": 10**7, "messages_total": self.most, "rounds": 9},
+            "limits": {
+                "bytes_per_message": self.largest,
+                "bytes_total": 100 * self.largest,
+                "messages_total": self.most,
+                "rounds": 9,
+            },
             "name": "tiny", "profile": "masked",
             "release": {
-                "metrics": ["counts", "quality", "auroc", "auroc_se", "firing_rate", "balanced_accuracy"],
+                "metrics": list(self.metrics),
                 "tensors": ["delta", "fired"],
             },
         }  # fmt: skip
@@ -129,6 +135,21 @@ class Study:
         self.first = self.dictionary
         for name in (COORDINATOR, *self.sites):
             self._enrol(name)
+
+    def agreed(self) -> StudyConfig:
+        """The protocol."""
+        train = self.rounds > 0
+        return StudyConfig(
+            name="tiny",
+            sites=tuple(self.sites),
+            kind="train" if train else "validate",
+            encoder=EncoderConfig(d=2),
+            dictionary=DictionaryConfig("pursuit" if train else "topk", n=self.n, k=1, init="random"),
+            training=TrainingConfig(rounds=self.rounds),
+            rounds=RoundsConfig(quorum=1),
+            statistics=StatisticsConfig(classes=("x", "y")),
+            plan=PlanConfig(endpoints=(Endpoint("fvu", 1.5, True),)),
+        )
 
     def _enrol(self, name: str) -> None:
         keys = {
@@ -163,8 +184,9 @@ class Study:
     ) -> None:
         """Ask every site and log what it answers."""
         body = sha256_hex(f"{kind}{number}".encode())
-        asked = {"kind": kind, "round": number, "site": "*", "body_sha256": body, "body_bytes": 9}
-        self.append(COORDINATOR, "release", {**asked, "dictionary_sha256": base})
+        asked = {"kind": kind, "round": number, "body_sha256": body, "body_bytes": 9}
+        for site in self.sites if kind == "score" else "*":
+            self.append(COORDINATOR, "release", {**asked, "site": site, "dictionary_sha256": base})
         for site in self.sites:
             job = {
                 "kind": kind,
@@ -220,13 +242,22 @@ class Study:
     def _quality(self) -> np.ndarray:
         return self.rng.uniform(1, 2, 6).astype(np.float32)
 
+    def _hello(self, site: str) -> dict[str, np.ndarray]:
+        return {"counts": np.array([60, 30, 20, 10, 30, 30], np.float32)}
+
+    def evaluate(self, final: str) -> None:
+        """What sites answer once training is over. `final`: the last dictionary's digest."""
+        self.step("describe", 0, {site: self._describe() for site in self.sites}, final)
+
     def _describe(self) -> dict[str, np.ndarray]:
         auroc = self.rng.uniform(0.55, 0.95, (self.n, 2)).round(3).astype(np.float32)
         return {
             "quality": self._quality(),
             "auroc": auroc,
             "auroc_se": np.full((self.n, 2), 0.03, np.float32),
+            "auroc_shuffled": self.rng.uniform(0.4, 0.6, (self.n, 2)).round(3).astype(np.float32),
             "firing_rate": self.rng.uniform(0, 1, self.n).astype(np.float32),
+            "reliability": np.array([0.8], np.float32),
         }
 
     def train(self) -> None:
@@ -260,118 +291,47 @@ class Study:
             self.append(COORDINATOR, "aggregate", {**fields, "base_sha256": base, "result_sha256": result})
             base = result
 
+    def result(self) -> StudyResult:
+        """What the coordinator knows after the last step."""
+        kinds = [kind for kind in ("final", "random", "init") if (kind != "init" or self.rounds)]
+        tables: dict[str, dict[str, Tables]] = {}
+        for (kind, number, site), tensors in self.replies.items():
+            tables.setdefault(f"{kind} {number}", {})[site] = tensors
+        described = {name: tables.get(f"describe {place}", {}) for place, name in enumerate(kinds)}
+        quality = [{s: t["quality"] for s, t in tables[f"round {i + 1}"].items()} for i in range(self.rounds)]
+        result = StudyResult(
+            rounds=[RoundRecord(place + 1, found, 0, {}) for place, found in enumerate(quality)],
+            describe={name: found for name, found in described.items() if found},
+            scores=tables.get("score 0", {}),
+            first=self.first,
+            final=self.dictionary,
+            received=self.received,
+            leaves=self.leaves,
+            log=self._head(),
+        )
+        result.take_counts(tables.get("hello 0", {}))
+        return result
+
+    def _head(self) -> tuple[int, str]:
+        size = 1 + max(i for kinds in self.leaves.values() for places in kinds.values() for i in places)
+        return size, self.parties[COORDINATOR].log.tree.root(size).hex()
+
     def report(self) -> Fields:
         """report.json's values, as the report's own code computes them."""
-        final = {site: self.replies["describe", 0, site] for site in self.sites}
-        effects = np.stack([final[s]["auroc"] for s in self.sites]).astype(np.float64) - 0.5
-        errors = np.stack([final[s]["auroc_se"] for s in self.sites]).astype(np.float64)
-        quality = {site: quality_dict(tables["quality"]) for site, tables in final.items()}
-        rounds = [self._round(number) for number in range(1, self.rounds + 1)]
-        return {
-            "concepts": self._concepts(final, effects, errors),
-            "headlines": [self._headline(quality)],
-            "integrity": self._integrity(),
-            "dictionary": {"sha256": sha256_hex(self.dictionary.tobytes())},
-            "egress": {
-                "sites": {
-                    s: {"by_kind": {k: {"bytes": b, "count": c} for k, (c, b) in kinds.items()}}
-                    for s, kinds in self.received.items()
-                }
-            },
-            "overall": {
-                "federated_fvu": total_fvu({s: t["quality"] for s, t in final.items()}),
-                "l0": float(np.mean([q["l0"] for q in quality.values()])),
-                "dead_fraction": float(np.mean([q["dead_fraction"] for q in quality.values()])),
-            },
-            "rounds": rounds,
-            "study": {"protocol_sha256": self.digest},
-            "sites": {site: self._site(site, quality[site]) for site in self.sites},
-        }  # fmt: skip
-
-    def _headline(self, quality: Mapping[str, Any]) -> Fields:
-        """The share of the variance that stays unexplained, as the number that decides."""
-        values = SiteValues({site: found["fvu"] for site, found in quality.items()})
-        evidence: Any = SimpleNamespace(result=SimpleNamespace(leaves=self.leaves))
-        return headline("fvu", Endpoint("fvu", 1.5, True), values, [], evidence)
-
-    def _integrity(self) -> Fields:
-        size = 1 + max(i for kinds in self.leaves.values() for places in kinds.values() for i in places)
-        root = self.parties[COORDINATOR].log.tree.root(size).hex()
-        return {"status": "logged", "log_size": size, "root": root, "leaves": self.leaves}
-
-    def _round(self, number: int) -> Fields:
-        tables = {site: self.replies["round", number, site]["quality"] for site in self.sites}
-        each = {site: quality_dict(values)["fvu"] for site, values in tables.items()}
-        return {"round": number, "fvu": total_fvu(tables), "sites": each}
-
-    def _site(self, site: str, quality: Mapping[str, float | None]) -> Fields:
-        kinds = self.received.get(site, {}).values()
-        out = {name: quality[name] for name in ("fvu", "fvu_own_mean", "l0", "dead_fraction")}
-        out |= {"bytes_out": sum(b for _, b in kinds), "messages_out": sum(c for c, _ in kinds)}
-        if self.hello:
-            counts = self.replies["hello", 0, site]["counts"]
-            out |= dict(zip(("images", "units", "train_units", "test_units"), map(int, counts), strict=False))
-            out["classes"] = {"x": int(counts[4]), "y": int(counts[5])}
-        return out
-
-    def _concepts(self, final: Any, effects: np.ndarray, errors: np.ndarray) -> Fields:
-        """Columns, rows in the order of the dictionary."""
-        found, rows = verdict_table(effects, errors), np.arange(self.n)
-        at, named = np.maximum(found.target, 0), found.target >= 0
-        own = np.where(named, effects[:, rows, at] + 0.5, np.nan)
-        own_se = np.where(named, errors[:, rows, at], np.nan)
-        fit = random_effects_table(*(table.T for table in logit_effects(own, own_se)))
-        ends = {
-            name: expit(getattr(fit, name)) for name in ("low", "high", "prediction_low", "prediction_high")
-        }
-        above = probability_above(fit, 0.0)
-        shares = {
-            "mean": found.mean,
-            "estimate": expit(fit.mean),
-            **ends,
-            "probability_new_site": np.where(fit.mean >= 0, above, 1 - above),
-        }
-        columns = {
-            "id": [f"c{row:04d}" for row in rows],
-            "row": rows.tolist(),
-            "digest": [sha256_hex(self.dictionary[row].tobytes())[:16] for row in rows],
-            "target": found.target.tolist(),
-            "verdict": found.verdict.tolist(),
-            "sites": np.where(named, (~np.isnan(own)).sum(axis=0), found.sites).tolist(),
-            **{name: decimals(values) for name, values in shares.items()},
-            **{name: significant(getattr(fit, name)) for name in ("tau2", "i2", "h2", "p")},
-        }
-        rates = np.stack([final[site]["firing_rate"] for site in self.sites])
-        tables = {
-            "auroc": (own, decimals),
-            "auroc_se": (own_se, significant),
-            "firing_rate": (rates, significant),
-        }
-        return {
-            "count": self.n,
-            "targets": ["x", "y"],
-            "verdicts": list(VERDICTS),
-            "columns": columns,
-            "tables": {
-                name: {"sites": {site: shown(values[i]) for i, site in enumerate(self.sites)}}
-                for name, (values, shown) in tables.items()
-            },
-        }
+        return dict(build_report(self.config, self.result()))
 
     def build(self) -> Files:
         """Run everything; the bundle's files."""
         self.open_logs()
         if self.hello:
-            counts = np.array([60, 30, 20, 10, 30, 30], np.float32)
-            self.step("hello", 0, {site: {"counts": counts} for site in self.sites})
+            self.step("hello", 0, {site: self._hello(site) for site in self.sites})
         if self.rounds:
             self.train()
-        final = dictionary_digest({"dictionary": self.dictionary})
-        self.step("describe", 0, {site: self._describe() for site in self.sites}, final)
+        self.evaluate(dictionary_digest({"dictionary": self.dictionary}))
         self.extra(self)
         report = self.report()
         self.report_edit(report)
-        return self.close(json.dumps(report).encode())
+        return self.close(json.dumps(report, separators=(",", ":")).encode())
 
     def close(self, report: bytes) -> Files:
         """Log the report, cosign all heads, and write the files."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .auroc import unit_auroc
-from .probe import class_moments, site_recall, standardise, unit_weights
+from .probe import AppliedProbe, ProbeSums, apply_probe, class_moments, site_recall, standardise, unit_weights
 from .scores import ImageScores
 
 Array = NDArray[Any]
@@ -203,6 +203,20 @@ def own_views(scores: ImageScores, known: Labelled, fit: Array) -> dict[str, Arr
         "standardised": standardise(scores.mean, mean, variance),
         "embedding": scores.embedding,
     }
+
+
+def own_probe(features: Array, known: Labelled, others: AppliedProbe) -> AppliedProbe | None:
+    """The probe of one half of the site's own units, on the other half: what the site could do alone.
+
+    Only classes that the other sites' probe was asked about here, so that both numbers answer the same question; None
+    when one half has fewer than two of them.
+    """
+    fit = others.chosen & (known.halves == 0)
+    mean, variance, _ = class_moments(features[fit], known.labels[fit], known.units[fit], known.n_classes)
+    sums = ProbeSums()
+    sums.add(mean, variance)
+    tested = np.where(others.chosen & (known.halves == 1), known.labels, -1)
+    return apply_probe(sums.probe(), features, tested)
 
 
 def same_site_null(scores: ImageScores, known: Labelled, views: tuple[str, ...], *, seed: int) -> Array:

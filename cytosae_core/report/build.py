@@ -11,6 +11,7 @@ import numpy as np
 from ..canonical import sha256_hex
 from ..config import StudyConfig
 from .agreement import matched_cosine
+from .build_abstention import abstention
 from .build_acquisition import acquisition, drift, missing
 from .build_agreement import agreement_part, measure_agreement
 from .build_concepts import concepts, failures, planted
@@ -68,6 +69,7 @@ def build(e: Evidence, *, stability: Json | None = None) -> Json:
         "headlines": headlines(e, agreed, held),
         "matrix": matrix(e),
         "calibration": calibration(e),
+        "abstention": abstention(e),
         "subgroups": subgroups(e),
         "acquisition": acquisition(e),
         "heterogeneity": heterogeneity(e, table),

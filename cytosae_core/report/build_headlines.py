@@ -162,7 +162,7 @@ def _leaves(e: Evidence, name: str, values: SiteValues) -> list[Json]:
 
 def _controls(e: Evidence, found: Agreement, replication: Mapping[str, Any], name: str) -> list[Json]:
     known: dict[str, Callable[[], list[tuple[str, float | None]]]] = {
-        "transfer": lambda: [*_probes(e, ("raw embeddings", "shuffled labels", "colour histogram"))],
+        "transfer": lambda: [*_probes(e, ("same site", "raw embeddings", "shuffled labels", "colour histogram"))],
         "transfer_gain": lambda: [],
         "replication": lambda: [("shuffled labels", mean_of([item["null"] for item in replication.values()]))],
         "agreement": lambda: _others(found),

@@ -44,6 +44,7 @@ def experts() -> Json:
 
 CONTROL_TEXT = {
     "raw embeddings": "The same probe on the encoder's own features: what concepts are compared with.",
+    "same site": "A probe of half of a site's own patients on the other half: the gap is what is lost between sites.",
     "shuffled labels": "The same computation with labels in random order: what chance gives.",
     "colour histogram": "A probe that sees colours only: what stain and camera alone can do.",
     "dictionary before training": "The same for the dictionary that the study started from.",

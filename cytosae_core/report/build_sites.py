@@ -24,6 +24,7 @@ def site_part(e: Evidence, site: str) -> Json:
         **{name: known.get(name) for name in COUNTS},
         "unit": facts.get("unit"),
         "classes": {name: known.get(f"class {name}") for name in e.study.statistics.classes},
+        "class_units": _class_units(e, site),
         **{name: quality.get(name) for name in ("fvu", "fvu_own_mean", "l0", "dead_fraction")},
         "fvu_init": e.quality("init", site).get("fvu"),
         "fvu_random": e.quality("random", site).get("fvu"),
@@ -34,6 +35,15 @@ def site_part(e: Evidence, site: str) -> Json:
         "status": "reported" if site in e.scores else fault,
         "suppressed": e.result.suppressed.get(site, {}),
         "suppressed_rows": e.result.suppressed.get(site, {}).get("delta"),
+    }
+
+
+def _class_units(e: Evidence, site: str) -> dict[str, int | None]:
+    told = e.result.class_units.get(site, ())
+    known = dict(zip(e.study.statistics.classes, told, strict=False))
+    return {
+        name: None if np.isnan(value := known.get(name, np.nan)) else int(value)
+        for name in e.study.statistics.classes
     }
 
 

@@ -130,7 +130,7 @@ def site_values(e: Evidence, name: str, found: Agreement, replication: Mapping[s
             out.missing[site] = MISSING[name]
             out.withheld.append(site)
         elif name in MACRO and len(e.supported(site)) < 2:
-            out.missing[site] = f"fewer than two classes with {e.study.plan.support} behind them"
+            out.missing[site] = f"fewer than two classes with {e.study.plan.support} units behind them"
         else:
             out.value[site], out.units[site] = pair[0], _units(e, site)
             if not math.isnan(pair[1]):

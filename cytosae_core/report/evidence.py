@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import COUNTS, IMAGE_FACTS, StudyConfig
+from ..config import IMAGE_FACTS, StudyConfig
 from .inputs import Comparators, StudyResult, quality_dict
 from .means import Means, Recurrence
 from .site_variance import SiteVariance
@@ -22,7 +22,14 @@ from .stacks import Stack, block_rows
 Array = NDArray[Any]
 Json = dict[str, Any]
 DESCRIBED = ("reliability", "same_site_null", "image_facts", "image_histogram", "quality")
-SCORED = ("balanced_accuracy", "balanced_accuracy_se", "calibration", "subgroup", "site_recall")
+SCORED = (
+    "balanced_accuracy",
+    "balanced_accuracy_se",
+    "calibration",
+    "coverage",
+    "subgroup",
+    "site_recall",
+)
 ALL_PAIRS = 12  # more sites than this: each is compared with its next two in the protocol's order only
 
 
@@ -157,12 +164,9 @@ class Evidence:
         return quality_dict(self._qualities[which, site])
 
     def supported(self, site: str) -> list[str]:
-        """Classes of a site with at least `plan.support` behind them; a withheld class has none."""
-        counts = self.result.counts.get(site)
-        if counts is None:
-            return []
-        classes = self.study.statistics.classes
-        own = [float(count) for count in counts[len(COUNTS) :]]
+        """Classes of a site with at least `plan.support` units (rounded); a withheld class has none."""
+        own = self.result.class_units.get(site, ())
+        classes = self.study.statistics.classes if len(own) else ()
         return [name for name, count in zip(classes, own, strict=True) if count >= self.study.plan.support]
 
     def fact_means(self) -> dict[str, Array]:

@@ -193,3 +193,57 @@ def planted(report: Json, marks: Sequence[str]) -> Figure | Missing:
     extra = [[clean(item.get("concept") or "none"), row.note] for item, row in zip(found, rows, strict=True)]
     table = [[*row, *more] for row, more in zip(table, extra, strict=True)]
     return Figure("planted", title, how, picture, [*header, "Concept", "Recovered"], table)
+
+
+# Rows of `attenuation`: name, key of a pair, and what it is compared with.
+AGREED = (
+    ("as released", "r"),
+    ("noise taken off", "corrected"),
+    ("before training", "init"),
+    ("random dictionary", "random"),
+    ("shuffled labels", "null"),
+)
+HALVES = "two halves of a site"
+
+
+def attenuation(report: Json, marks: Sequence[str]) -> Figure | Missing:
+    """Agreement of meanings as it is, without the noise of the sites' own values, and beside its controls."""
+    title, pairs = "How much agreement could there be?", _pairs(report, "auroc", "r")
+    halves = numbers(mapping(report.get("agreement")).get("reliability"))
+    found = [(name, [number(item.get(key)) for item in pairs.values()]) for name, key in AGREED]
+    found.insert(2, (HALVES, list(halves.values())))
+    known = {name: [value for value in values if value is not None] for name, values in found}
+    if not known[AGREED[0][0]]:
+        return Missing(title, "no two sites released enough of the same values")
+    rows = [_range(name, values) for name, values in known.items()]
+    everything = [value for values in known.values() for value in values]
+    low, high = min(0.0, *everything), max(1.0, *everything)
+    panel = Panel(
+        Scale(max(low, -1.0), min(high, 1.5), 0, 1), "Correlation of meanings", {0.0: "nothing shared"}
+    )
+    body, height = dot_plot(rows, (Series("mean", "circle", PALETTE[0]),), panel)
+    how = (
+        "Correlation between two sites of what all concepts say about the kinds of cells: dot, the mean over pairs "
+        "of sites; bar, the lowest to the highest pair. Sites with few patients agree less because their own values "
+        "are uncertain: two halves of a site show by how much, and “noise taken off” corrects for it (Spearman 1904; "
+        "by chance it may exceed 1). Below them what no agreement, or an untrained dictionary, would give."
+    )
+    picture = svg.canvas("attenuation", HALF, height, body, title, how, marks)
+    header = ("What is compared", "Mean", "Lowest", "Highest", "n")
+    return Figure("attenuation", title, how, picture, header, _ranges(known))
+
+
+def _range(name: str, values: Sequence[float]) -> Dots:
+    middle = sum(values) / len(values) if values else None
+    return Dots(name, {"mean": middle}, (min(values), max(values)) if len(values) > 1 else None)
+
+
+def _ranges(known: Mapping[str, Sequence[float]]) -> list[list[str]]:
+    """Mean, lowest, highest and number of pairs (of sites, for halves)."""
+    rows = []
+    for name, values in known.items():
+        what = "sites" if name == HALVES else "pairs"
+        shown = [sum(values) / len(values), min(values), max(values)] if values else []
+        cells = [decimal(value, 2) for value in shown] or ["not assessed"] * 3
+        rows.append([name, *cells, f"{len(values)} {what}"])
+    return rows

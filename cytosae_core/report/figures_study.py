@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from . import svg
 from .figure import HALF, Dots, Figure, Missing, Panel, dot_plot, dot_table
+from .figures_bounds import SAID, Lower, arrows, at_least, gaps, lower_bounds
 from .figures_data import Concepts, state_word
 from .marks import Series
 from .svg import GREY, HOLD, MUTED, PALETTE, Scale
@@ -102,7 +103,7 @@ def drift(report: Json, marks: Sequence[str]) -> tuple[Figure | Missing, Figure 
     ratios = {site: {"ratio": number(entry.get("fvu_ratio"))} for site, entry in sites.items()}
     return (
         _drift("psi", "Do pictures differ from the other sites'?", psi, number(limits.get("psi")) or 0.25,
-               ("Population stability index (PSI)", _PSI), marks),
+               ("Population stability index (PSI)", _PSI), marks, lower_bounds(report), gaps(report)),
         _drift("fvu-ratio", "Is a site described worse than the others?", ratios,
                number(limits.get("fvu_ratio")) or 1.25, ("FVU here over FVU at the others", _FVU), marks),
     )  # fmt: skip
@@ -120,7 +121,7 @@ _FVU = (
 
 def _drift(
     key: str, title: str, found: dict[str, dict[str, float | None]], alarm: float, words: tuple[str, str],
-    marks: Sequence[str],
+    marks: Sequence[str], lower: Lower | None = None, reasons: Mapping[tuple[str, str], str] | None = None,
 ) -> Figure | Missing:  # fmt: skip
     names = list(dict.fromkeys(name for table in found.values() for name in table))
     worst = {
@@ -137,12 +138,12 @@ def _drift(
     rows = [Dots(site, found[site]) for site in shown]
     panel = Panel(Scale(low, high, 0, 1), words[0], {alarm: f"alarm {svg.tick_text(alarm)}"})
     body, height = dot_plot(rows, series if len(series) > 1 else series[:1], panel)
-    how = words[1] + (
-        f" The {SHOWN} sites that differ most; the table has all." if len(found) > SHOWN else ""
-    )
+    how = words[1] + (SAID if lower else "")
+    how += f" The {SHOWN} sites that differ most; the table has all." if len(found) > SHOWN else ""
+    body += arrows(rows, series, panel, lower or {})
     picture = svg.canvas(key, HALF, height, body, title, how, marks)
     header, table = dot_table([Dots(site, values) for site, values in found.items()], series, "Site")
-    return Figure(key, title, how, picture, header, table)
+    return Figure(key, title, how, picture, header, at_least(header, table, lower or {}, reasons or {}))
 
 
 def alarms(report: Json) -> list[str]:

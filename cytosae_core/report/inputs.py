@@ -48,6 +48,8 @@ class StudyResult:
     Attributes:
         facts: site -> what it said in hello.
         counts: site -> released counts (`config.COUNTS`, then classes), NaN when suppressed.
+        class_units: site -> released units of each class, NaN when suppressed.
+        listed: site -> images that its table lists, NaN when suppressed; sites that do not say are left out.
         canary_difference: largest relative difference of golden-cell features between sites.
         begin: site -> quality of the first dictionary.
         rounds: one record per round.
@@ -66,6 +68,8 @@ class StudyResult:
 
     facts: dict[str, dict[str, str]] = field(default_factory=dict)
     counts: dict[str, Array] = field(default_factory=dict)
+    class_units: dict[str, Array] = field(default_factory=dict)
+    listed: dict[str, float] = field(default_factory=dict)
     canary_difference: float = 0.0
     begin: dict[str, Array] = field(default_factory=dict)
     rounds: list[RoundRecord] = field(default_factory=list)
@@ -81,6 +85,16 @@ class StudyResult:
     stage: str | None = None
     deviations: list[dict[str, str]] = field(default_factory=list)
     scratch: Path | None = None
+
+    def take_counts(self, hello: Tables) -> None:
+        """What sites count in `hello`; what a site does not tell is left out."""
+        for site in sorted(hello):
+            tensors = hello[site]
+            self.counts[site] = tensors["counts"]
+            if "class_units" in tensors:
+                self.class_units[site] = tensors["class_units"]
+            if "listed" in tensors:
+                self.listed[site] = float(tensors["listed"][0])
 
 
 def quality_dict(values: Array) -> dict[str, float | None]:

@@ -215,6 +215,7 @@ PARTS = {
     "encoder": "vision transformer and its check", "dictionary": "size, start, digest", "sites": "one entry per site",
     "concepts": "columns of all concepts, checks, values of sites", "matrix": "trained where, tested where",
     "calibration": "slope, observed and expected per class and site", "subgroups": "differences by property",
+    "abstention": "accuracy where the classifier is most sure",
     "acquisition": "how pictures were taken", "heterogeneity": "what differences between sites go with",
     "drift": "each site against the others", "missing": "what is not there, per site", "experts": "expert review",
     "failures": "concepts that did not hold", "controls": "negative controls", "checklist": "reporting standards",

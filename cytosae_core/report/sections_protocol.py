@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .figures_acquisition import appearance
+from .figures_flow import flow
 from .figures_study import acquisition_rows
-from .page import TableCell, absent, bullets, details, facts, known, section, table, words
+from .figures_timeline import timeline
+from .page import TableCell, absent, bullets, details, facts, known, pair, section, table, words
 from .provenance import dictionary_facts, encoder_facts, study_facts
 from .text import (
     REPORTED,
@@ -27,7 +30,6 @@ from .text import (
 Marks = Sequence[str]
 SELECTIONS = {
     "loso": "chosen anew for every site that is left out, from the other sites only",
-    "all": "all concepts count; none is chosen",
     "listed": "only those named in the protocol",
 }
 COVERED = {"yes": "yes", "part": "in part", "no": "NO"}
@@ -105,8 +107,10 @@ def sites(report: Json, marks: Marks) -> str:
         "Sites and data",
         f"Who took part, with how many {units_word(report)} and images, from which microscopes, with which labels?",
         class_table(report),
+        pair(flow(report, marks)),
         words("h3", "Acquisition"),
         _folded(taken, len(rows)),
+        pair(appearance(report, marks)),
         words("h3", "Labels"),
         _label_maps(report),
         words("h3", "Overlap with the encoder's training images"),
@@ -121,19 +125,24 @@ def _folded(made: str, rows: int) -> str:
 
 
 def class_table(report: Json) -> str:
-    """Images per kind and site; hatched where too few stand behind the number."""
+    """Images and units per kind and site; hatched where too few stand behind the number."""
+    return _class_counts(report, "classes", "Images") + _class_counts(
+        report, "class_units", "Patients or slides"
+    )
+
+
+def _class_counts(report: Json, key: str, what: str) -> str:
     given = {
-        clean(name): mapping(mapping(site).get("classes"))
-        for name, site in mapping(report.get("sites")).items()
+        clean(name): mapping(mapping(site).get(key)) for name, site in mapping(report.get("sites")).items()
     }
     names = list(dict.fromkeys(clean(label) for classes in given.values() for label in classes))
     if not names:
-        return absent("no site released images per kind of cell")
+        return absent(f"no site released {what.lower()} per kind of cell")
     rows: list[list[TableCell]] = []
     for name, classes in given.items():
         counts = {clean(label): number(count) for label, count in classes.items()}
         rows.append([name, *(known(whole(counts.get(label)), suppressed(report)) for label in names)])
-    made = table(["Site", *names], rows, "Images per kind of cell and site (rounded by the sites)", right=1)
+    made = table(["Site", *names], rows, f"{what} per kind of cell and site (rounded by the sites)", right=1)
     return _folded(made, len(rows))
 
 
@@ -184,6 +193,7 @@ def integrity(report: Json, marks: Marks) -> str:
         why,
         words("p", said),
         facts(items),
+        pair(timeline(report, marks)),
         _leaves(part),
         _faults(report),
     )

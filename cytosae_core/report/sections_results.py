@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .figures import local_only
-from .figures_agreement import firing_agreement, meaning_agreement
+from .figures_agreement import attenuation, firing_agreement, meaning_agreement
+from .figures_coverage import abstention
 from .figures_data import headline_named, headlines, why
 from .figures_forest import forest, influence, subgroup_forest
 from .figures_scatter import heterogeneity, shortcuts
@@ -71,7 +72,7 @@ def transfer(report: Json, marks: Marks) -> str:
         pair(loso(report, marks), heterogeneity(report, marks)),
         figure(cross_matrix(report, marks)),
         measures([_agreement(report)], "measures one"),
-        pair(meaning_agreement(report, marks), firing_agreement(report, marks)),
+        pair(attenuation(report, marks), meaning_agreement(report, marks), firing_agreement(report, marks)),
     )
 
 
@@ -182,6 +183,7 @@ def calibrated(report: Json, marks: Marks) -> str:
         "Calibration",
         "When the classifier that never saw a hospital says 80 %, is it right in 80 of 100 cases there?",
         pair(*calibration(report, marks)),
+        pair(abstention(report, marks)),
         words("h3", "Observed against expected, pooled over sites"),
         table(pooled_header, pooled, right=1) if pooled else absent(reason),
         details("All numbers of calibration", table(header, rows, right=2)) if rows else "",
@@ -226,20 +228,13 @@ def missing(report: Json, marks: Marks) -> str:
     rows: list[list[TableCell]] = []
     for site, given in mapping(report.get("missing")).items():
         part = mapping(given)
-        counts = [(key, whole(number(part.get(key)))) for key in ("listed", "stored", "outside_classes")]
+        counts = [(key, whole(number(part.get(key)))) for key in _COUNTED]
         faults = "; ".join(lines(part.get("faults"))) or "none"
         withheld = known(whole(number(part.get("withheld_values"))), "not recorded")
-        rows.append([clean(site), *(known(text, "not told") for _, text in counts), withheld, faults])
-    header = (
-        "Site",
-        "Images listed",
-        "Images used",
-        "Outside the classes",
-        "Values withheld",
-        "Steps that failed",
-    )
+        told = [known(text, _untold(part, key)) for key, text in counts]
+        rows.append([clean(site), *told, withheld, faults])
     made = (
-        table(header, rows, "What is missing, site by site", right=1)
+        table(_MISSING, rows, "What is missing, site by site", right=1)
         if rows
         else absent("no site is recorded")
     )
@@ -254,6 +249,19 @@ def missing(report: Json, marks: Marks) -> str:
         words("h3", "Size of the study"),
         absent("no size was calculated beforehand; read the width of the intervals"),
     )
+
+
+_MISSING = (
+    "Site", "Images listed", "Unreadable", "Images used", "Outside the classes", "Values withheld",
+    "Steps that failed",
+)  # fmt: skip
+_COUNTED = ("listed", "unreadable", "stored", "outside_classes")
+
+
+def _untold(part: Json, key: str) -> str:
+    """Why a count of images is not there."""
+    said = clean(part.get("listed_reason") or "") if key in ("listed", "unreadable") else ""
+    return said or "not told"
 
 
 def _multiplicity(report: Json) -> str:

@@ -211,7 +211,9 @@ def _left(report: Json) -> TableCell:
     sizes = [size for entry in sites.values() if (size := number(mapping(entry).get("bytes"))) is not None]
     if not sizes:
         return Gap("the report does not record what left")
-    return f"{byte_size(sum(sizes))} from {len(sizes)} sites, statistics and dictionary rows; no raw image"
+    trained = mapping(report.get("study")).get("kind") == "train"
+    what = "statistics and dictionary rows" if trained else "statistics only"
+    return f"{byte_size(sum(sizes))} from {len(sizes)} sites, {what}; no raw image"
 
 
 def _integrity(report: Json) -> TableCell:

@@ -30,8 +30,9 @@ def _reconstruction(report: Json) -> str:
     overall = report["overall"]
     if overall["federated_fvu"] is None:
         return "No site released how much of the variance the dictionary leaves unexplained (FVU)."
+    which = "shared" if report["study"]["kind"] == "train" else "frozen"
     text = (
-        f"The shared dictionary leaves {_number(overall['federated_fvu'])} of the variance unexplained (FVU)"
+        f"The {which} dictionary leaves {_number(overall['federated_fvu'])} of the variance unexplained (FVU)"
     )
     if overall["ratio"] is not None:
         text += (
@@ -78,9 +79,10 @@ def _departure(report: Json) -> str:
     sizes = [entry["bytes"] for entry in report["egress"]["sites"].values()]
     if not sizes:
         return "Nothing left any site."
+    what = "dictionary rows and statistics" if report["study"]["kind"] == "train" else "statistics"
     return (
-        f"No raw image left a site. Each site sent {np.mean(sizes) / 1e6:.1f} MB on average, all of it dictionary "
-        "rows and statistics of the kinds listed below."
+        f"No raw image left a site. Each site sent {np.mean(sizes) / 1e6:.1f} MB on average, all of it {what} of the "
+        "kinds listed below."
     )
 
 
@@ -186,6 +188,7 @@ def not_assessed(report: Json) -> list[Json]:
     ]
     for item, part in (
         ("calibration", report["calibration"]),
+        ("accuracy when it may abstain", report["abstention"]),
         ("what heterogeneity goes with", report["heterogeneity"]),
         ("expert agreement", report["experts"]),
     ):

@@ -15,9 +15,10 @@ import pytest
 
 from cytosae_core.audit.recompute import audit_bundle
 from cytosae_core.audit.recompute.__main__ import main, read_bundle
-from cytosae_core.canonical import sha256_hex
-from cytosae_core.config import TrainingConfig
+from cytosae_core.canonical import canonical_json, sha256_hex
+from cytosae_core.config import TrainingConfig, study_from_dict
 from cytosae_core.errors import StudyError, VerificationError
+from cytosae_core.keys import SigningKey
 from cytosae_core.policy import POLICIES
 from cytosae_core.report import columns
 from cytosae_core.report.build import build_report
@@ -25,6 +26,7 @@ from cytosae_local import cli
 from cytosae_local.audit_explain import explain
 from cytosae_local.verifier_pyz import build_pyz
 from cytosae_server.bundle import bundle_files, write_bundle
+from cytosae_server.deviations import Deviations
 from cytosae_server.loop import CANARY_TOLERANCE
 from cytosae_server.replay import replay_bundle
 from cytosae_server.study import rebuild_report, write_report
@@ -36,12 +38,13 @@ from tests.integration.test_study import Handler, dead, kill_at
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def finished(federation: Federation) -> Path:
-    """The folder of a study that ran (or was resumed) to its report."""
+def finished(federation: Federation, deviations: list[dict[str, str]] | None = None) -> Path:
+    """The folder of a study that ran (or was resumed) to its report, which prints `deviations`."""
     home = federation.home
     with closing(LocalGrid(federation.handlers())) as grid:
         run = federation.study_run(grid, home / "run")
         result = run.run()
+        result.deviations = deviations or []
         report = dict(build_report(federation.study, result, None, canary_tolerance=CANARY_TOLERANCE))
         run.close(*write_report(home, report))
         run.record.close()
@@ -105,6 +108,44 @@ def test_the_report_made_again_from_the_run_folder_is_the_same_bytes(tmp_path: P
     assert {name: (home / name).read_bytes() for name in names} == before
     with pytest.raises(StudyError, match="finished study"):
         rebuild_report(tmp_path / "nothing")
+
+
+def test_a_deviation_recorded_later_needs_a_report_that_prints_it(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    home = finished(federation)
+    before = (home / "report.json").read_bytes()
+    study = study_from_dict(json.loads((home / "run" / "study.json").read_bytes()))
+    notes = Deviations(home, SigningKey.load_or_create(home / "study.key"), study)
+    assert notes.add("One slide was stained twice.", "Found when the report was read.", today="2026-11-20")
+    with pytest.raises(StudyError, match=r"all 1 deviations.*got one with 0"):
+        bundle_files(home)
+    assert (
+        finished(federation, notes.printed()) == home
+    )  # nobody computes again; the sites cosign the new report
+    files = bundle_files(home)
+    assert files["report.json"] != before and "deviations.json" in files
+    verdict = audit_bundle(files, pinned=pinned(files))
+    told = {check.name: check for check in verdict.checks}
+    assert [check.name for check in verdict.checks if check.state == "FAIL"] == []
+    assert told["report"].text.endswith("report 2 of it.") and told["deviations"].text.startswith(
+        "1 deviations"
+    )
+
+    def broken(**changed: bytes) -> str:
+        named = {name.replace("_json", ".json"): data for name, data in changed.items()}
+        found = audit_bundle(relisted({**files, **named}), pinned=pinned(files))
+        return next(
+            check.link for check in found.checks if check.name == "deviations" and check.state == "FAIL"
+        )
+
+    report, signed = json.loads(files["report.json"]), json.loads(files["deviations.json"])
+    quiet = {**report, "protocol": {**report["protocol"], "deviations": []}}
+    assert broken(report_json=json.dumps(quiet).encode()) == "report.json protocol/deviations"
+    report["protocol"]["deviations"][0]["why"] = "No reason."
+    assert broken(report_json=json.dumps(report).encode()) == "deviations.json 0"
+    signed["entries"][0]["why"] = "No reason."
+    assert broken(deviations_json=canonical_json(signed))
+    assert broken(deviations_json=canonical_json({"urn": signed["urn"], "entries": []}))
 
 
 def test_per_site_values_in_a_file_are_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

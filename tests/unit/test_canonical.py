@@ -125,3 +125,20 @@ def test_write_atomic_leaves_no_temporary_file(tmp_path: Path) -> None:
     write_atomic(tmp_path / "a", b"1")
     write_atomic(tmp_path / "a", b"2")
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"2"
+
+
+def test_headers_whose_length_looks_like_a_pickle_are_read() -> None:
+    """Lengths of 640, 896, 1,152 and 1,408 bytes are written as 0x80 and 2 to 5: the first bytes of a pickle."""
+    found = set()
+    for names in range(4, 28):
+        for extra in range(60):
+            tensors = {f"t{index:02d}": np.ones(2, np.float32) for index in range(names)}
+            tensors["t" + "x" * extra] = np.ones(2, np.float32)
+            blob = pack_tensors(tensors)
+            found.add(blob[:2])
+            assert len(unpack_tensors(blob)) == len(tensors)
+    assert {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"} <= found
+    for start in (b"\x80\x04\x95", b"PK\x03\x04", b"\x1f\x8b\x08"):
+        with pytest.raises(MessageError) as caught:
+            unpack_tensors(start + bytes(100))
+        assert caught.value.reason == "FORMAT"

@@ -7,9 +7,17 @@ import pytest
 import torch
 
 from cytosae_core.concepts.auroc import unit_auroc
-from cytosae_core.concepts.probe import ProbeSums, balanced_accuracy, class_moments, site_recall, unit_weights
+from cytosae_core.concepts.probe import (
+    Probe,
+    ProbeSums,
+    apply_probe,
+    balanced_accuracy,
+    class_moments,
+    site_recall,
+    unit_weights,
+)
 from cytosae_core.concepts.scores import ImageScores, quality, score_images
-from cytosae_core.concepts.tables import Labelled, concept_tables, probe_tables, same_site_null
+from cytosae_core.concepts.tables import Labelled, concept_tables, own_probe, probe_tables, same_site_null
 from cytosae_core.config import VIEWS
 from cytosae_core.report.inputs import quality_dict
 from cytosae_core.sae.models import PursuitModel
@@ -172,6 +180,29 @@ def test_a_concept_fired_by_few_units_says_so() -> None:
     table = concept_tables(scores, known, seed=0)
     assert table["firing_rate"][1][3] == 3 and (table["auroc"][1][3] <= 3).all()
     assert (probe_tables(scores, known)["code_class_mean"][1][:, 3] <= 3).all()
+
+
+def test_a_site_s_own_probe_learns_on_one_half_and_is_asked_on_the_other() -> None:
+    rng = np.random.default_rng(3)
+    labels, units = np.repeat([0, 1, 2, -1], 40), np.arange(160) // 2
+    known = Labelled(labels, units, np.zeros((160, 0), np.int64), units % 2, 3)
+    centre = np.eye(3, 6)[labels] * 4 * (labels >= 0)[:, None]
+    features = (centre + rng.standard_normal((160, 6))).astype(np.float32)
+    others = apply_probe(Probe(np.eye(3, 6) * [[4], [4], [np.nan]], np.ones(6)), features, labels)
+    assert others is not None
+    own = own_probe(features, known, others)
+    assert own is not None
+    # The third class is unknown to the other sites, so this site is not asked about it either.
+    assert (own.chosen == (np.isin(labels, [0, 1]) & (units % 2 == 1))).all()
+    assert np.isnan(own.probe.mean[2]).all()
+    right = own.scores.argmax(axis=1) == labels[own.chosen]
+    assert right.mean() > 0.9
+    # What the tested half is like changes nothing of the probe.
+    changed = np.where((units % 2 == 1)[:, None], features + 1, features)
+    again = own_probe(changed, known, others)
+    assert again is not None and np.array_equal(again.probe.mean, own.probe.mean, equal_nan=True)
+    one_half = Labelled(labels, units, known.attributes, np.zeros(160, np.int64), 3)
+    assert own_probe(features, one_half, others) is None
 
 
 def test_same_site_null_of_raw_views_is_near_chance() -> None:

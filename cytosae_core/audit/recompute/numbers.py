@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
+from collections.abc import Sequence
 from typing import Any
 
 from ..verify.bundle import Bundle
@@ -12,7 +14,9 @@ from ..verify.verdict import Broken, Missing
 
 COUNTS = ("images", "units", "train_units", "test_units")
 QUALITY = ("sse", "ss_global", "ss_own", "tokens", "l0", "dead_fraction")
-PROBES = ("standardised codes", "raw codes", "raw embeddings", "shuffled labels", "colour histogram")
+PROBES = (
+    "standardised codes", "raw codes", "raw embeddings", "shuffled labels", "colour histogram", "same site",
+)  # fmt: skip
 META_TOLERANCE = 1e-6
 CODES = {"float32": "f", "float16": "e"}
 
@@ -43,19 +47,30 @@ class Numbers:
 
     def close(self, path: str, expected: float | None, *, decimals: int = 0) -> None:
         """Raise unless the report shows `expected` with that many decimals (0: with 4 significant digits)."""
-        found = self.at(path)
         self.count += 1
-        if expected is None or found is None or type(found) not in (int, float):
-            if found is not expected:
-                raise Broken(
-                    f"The report says {found!r} where the replies give {expected!r}.", f"report.json {path}"
-                )
-            return
-        unit = 10.0**-decimals if decimals else 10.0 ** (math.floor(math.log10(abs(expected) or 1.0)) - 3)
-        if abs(found - expected) > unit / 2 + META_TOLERANCE * max(1.0, abs(expected)):
-            raise Broken(
-                f"The report says {found!r} where the replies give {expected!r}.", f"report.json {path}"
-            )
+        if not _shows(found := self.at(path), expected, decimals, META_TOLERANCE):
+            raise _differs(path, found, expected)
+
+    def column(
+        self, path: str, expected: Sequence[Any], *, decimals: int | None = None, tiny: bool = False
+    ) -> None:
+        """Raise unless the list at `path` shows the expected values (None and NaN: null), each as `close` does.
+
+        Args:
+            decimals: None: exactly these values. tiny: 4 significant digits of values next to 0, too.
+        """
+        floor = 0.0 if tiny else META_TOLERANCE
+        found = self.at(path)
+        if not isinstance(found, list) or len(found) != len(expected):
+            raise Broken("Not a list with a value per concept.", f"report.json {path}")
+        self.count += len(found)
+        for place, (shown, value) in enumerate(zip(found, expected, strict=True)):
+            if decimals is None:
+                same = type(shown) is type(value) and shown == value
+            else:
+                same = _shows(shown, known(value) if value is not None else None, decimals, floor)
+            if not same:
+                raise _differs(f"{path}/{place}", shown, value)
 
     def at(self, path: str) -> Any:
         """The report's value at `path` (keys and indices, separated by /)."""
@@ -64,8 +79,8 @@ class Numbers:
             found = found[int(key)] if isinstance(found, list) else found.get(key)
         return found
 
-    def values(self, kind: str, number: int, site: str, name: str) -> list[float] | None:
-        """Numbers of one tensor; None when the site never gave this reply."""
+    def values(self, kind: str, number: int, site: str, name: str) -> Sequence[float] | None:
+        """Numbers of one tensor; None when the site never gave this reply, or not this tensor in it."""
         found = self.replies.tensors.get((kind, number, site), {})
         if found is None:
             raise Missing(
@@ -74,12 +89,26 @@ class Numbers:
         if name not in found:
             return None
         tensor, code = found[name], CODES[found[name].dtype]
-        return list(struct.unpack(f"<{math.prod(tensor.shape)}{code}", tensor.raw))
+        return array("d", struct.unpack(f"<{math.prod(tensor.shape)}{code}", tensor.raw))
 
     def quality(self, which: str, site: str) -> dict[str, float | None]:
         """FVU and the other quality numbers of one dictionary at one site."""
         number = self.order.index(which) if which in self.order else -1
         return _quality(self.values("describe", number, site, "quality"))
+
+
+def _shows(found: Any, expected: float | None, decimals: int, floor: float) -> bool:
+    """Whether `found` is `expected` with `decimals` decimals (0: 4 significant digits), but for `META_TOLERANCE`."""
+    if expected is None or type(found) not in (int, float):
+        return found is expected
+    if expected == 0:
+        return bool(abs(found) <= floor)
+    unit = 10.0**-decimals if decimals else 10.0 ** (math.floor(math.log10(abs(expected))) - 3)
+    return bool(abs(found - expected) <= unit / 2 + max(floor, META_TOLERANCE * abs(expected)))
+
+
+def _differs(path: str, found: Any, expected: Any) -> Broken:
+    return Broken(f"The report says {found!r} where the replies give {expected!r}.", f"report.json {path}")
 
 
 def check_site(numbers: Numbers, site: str) -> str:
@@ -88,8 +117,10 @@ def check_site(numbers: Numbers, site: str) -> str:
     counts = [known(value) for value in numbers.values("hello", 0, site, "counts") or []]
     for name, value in zip(COUNTS, counts, strict=False):
         numbers.same(f"{place}/{name}", value)
-    for name, value in zip(numbers.protocol["statistics"]["classes"], counts[len(COUNTS) :], strict=False):
-        numbers.same(f"{place}/classes/{name}", value)
+    units = [known(value) for value in numbers.values("hello", 0, site, "class_units") or []]
+    for key, values in (("classes", counts[len(COUNTS) :]), ("class_units", units)):
+        for name, value in zip(numbers.protocol["statistics"]["classes"], values, strict=False):
+            numbers.same(f"{place}/{key}/{name}", value)
     final = numbers.quality("final", site)
     for name in ("fvu", "fvu_own_mean", "l0", "dead_fraction"):
         numbers.same(f"{place}/{name}", final.get(name))
@@ -136,7 +167,7 @@ def check_overall(numbers: Numbers) -> str:
     return f"{numbers.count - before} means over sites and rounds come out again."
 
 
-def _quality(values: list[float] | None) -> dict[str, float | None]:
+def _quality(values: Sequence[float] | None) -> dict[str, float | None]:
     named = dict(zip(QUALITY, map(known, values or []), strict=False))
     sse, total, own = (named.get(name) for name in ("sse", "ss_global", "ss_own"))
     named["fvu"] = sse / total if sse is not None and total else None

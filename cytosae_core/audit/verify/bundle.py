@@ -11,7 +11,7 @@ from ..statement import COORDINATOR, PARTY
 from .verdict import Missing, need
 
 LAYOUT = re.compile(
-    rf"protocol\.json|keys\.json|report\.json|report\.html|report-sites\.safetensors|logs/{PARTY.pattern}/(checkpoint|tile/[0-9a-z/.]+)"
+    rf"(protocol|keys|report|deviations)\.json|report\.html|report-sites\.safetensors|logs/{PARTY.pattern}/(checkpoint|tile/[0-9a-z/.]+)"
     rf"|payloads/[0-9a-f]{{64}}\.reply|policies/{PARTY.pattern}\.json|dictionaries/[0-9a-f]{{64}}\.safetensors"
 )
 

@@ -31,8 +31,8 @@ class Tensor:
 
 @dataclass
 class Replies:
-    """Verified replies that arrived before the report, by (kind, round, site), None when not in the bundle; and the
-    `ingress` entries of each site's messages until then."""
+    """Verified replies that arrived before the first report, by (kind, round, site), None when not in the bundle; and
+    the `ingress` entries of each site's messages until then."""
 
     tensors: dict[tuple[str, int, str], dict[str, Tensor] | None] = field(default_factory=dict)
     received: dict[str, list[Fields]] = field(default_factory=lambda: defaultdict(list))
@@ -49,7 +49,7 @@ def check_replies(bundle: Bundle, logs: Logs, held: Replies) -> str:
             opened[digest] = _open(bundle.get(f"payloads/{path}"), f"payloads/{path}", *named[digest])
         except MALFORMED as error:
             raise Broken(f"Not a reply as its site signs it: {error}", f"payloads/{path}") from error
-    closed = max((fields["seq"] for fields in logs[COORDINATOR].of("report")), default=0)
+    closed = min((fields["seq"] for fields in logs[COORDINATOR].of("report")), default=0)
     for fields in logs[COORDINATOR].of("ingress"):
         if fields["seq"] < closed:
             held.received[fields["site"]].append(fields)
