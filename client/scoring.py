@@ -68,6 +68,7 @@ def describe(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, An
         table["same_site_null"] = (null, np.full(len(VIEWS), _half_units(steps)))
         table |= _pictures(steps, scores)
         table |= _recurrence(steps, model, scale, scores)
+        table |= _ratings(steps)
     releases = {name: Release(values, units) for name, (values, units) in table.items()}
     return Answer({**releases, "quality": steps.quality(model, scale)}, checks=checks)
 
@@ -80,6 +81,17 @@ def _pictures(steps: Steps, scores: ImageScores) -> Table:
         return {}
     table = acquisition_tables(scores, steps.data.labelled, *pictures, steps.policy)
     return {name: pair for name, pair in table.items() if steps.policy.allows(name)}
+
+
+def _ratings(steps: Steps) -> Table:
+    """Votes of this site's experts, and the raters behind each concept; nothing without a review of the very
+    dictionary that the protocol names, or when the hospital's policy does not name it."""
+    ratings, n = steps.site.ratings, steps.study.dictionary.n
+    fits = ratings is not None and ratings.dictionary == steps.study.dictionary.digest
+    if ratings is None or not fits or not steps.policy.allows("ratings"):
+        return {}
+    votes = ratings.table(n)
+    return {"ratings": (votes.astype(np.float32), votes.sum(axis=1, keepdims=True))}
 
 
 def _recurrence(steps: Steps, model: Model, scale: TokenScale, scores: ImageScores) -> Table:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from cytosae_core.cohort import Cohort, split_units
+from cytosae_core.cohort import Cohort, Ratings, split_units
 from cytosae_core.concepts.tables import Labelled
 from cytosae_core.config import COUNTS, StudyConfig
 from cytosae_core.encoder import TokenStore
@@ -61,6 +61,7 @@ class Site:
         acquisition: coded words about microscope and stain, for `hello`; empty when nobody said.
         label_map: version and digest of the map that gave the labels; empty when there is none.
         listed: images in the site's table, readable or not; None when nobody counted them.
+        ratings: what this site's experts said of a dictionary's concepts.
         unread_units: units with at least one listed image that could not be read.
     """
 
@@ -80,6 +81,7 @@ class Site:
     label_map: str = ""
     listed: int | None = None
     unread_units: int = 0
+    ratings: Ratings | None = None
 
     @classmethod
     def of(cls, cohort: Cohort, store: TokenStore, policy: SitePolicy, home: Path, **facts: Any) -> Site:
@@ -101,6 +103,7 @@ class Site:
             label_map=cohort.label_map,
             listed=len(cohort.images),
             unread_units=len(unread),
+            ratings=cohort.ratings,
             **facts,
         )
 

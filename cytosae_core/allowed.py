@@ -25,6 +25,7 @@ class Field:
         rule: what the door does with it. `open`: no patient behind it. All others suppress below the policy's
             min_units; then `metric`: 4 significant digits; `share` (AUROC and the like): 3 decimals; `count`: rounded
             to the policy's multiple; `hello`: counts, with complementary suppression; `update`: zero instead of NaN.
+            `raters`: no patient behind it, but people: votes of three raters or more leave as they are.
         profiles: egress profiles that allow it.
         why: what the coordinator needs it for.
     """
@@ -88,6 +89,7 @@ ALLOWED: tuple[Field, ...] = (
         ALL,
         "light, focus, size: mean and SD over units",
     ),
+    Field("describe", "ratings", "float32", ("n", "r"), "raters", ALL, "what experts say that a concept shows"),
     Field("describe", "image_histogram", "float32", ("i", "o"), "count", ALL, "drift: units per bin"),
     *(
         Field(

@@ -29,6 +29,13 @@ PROBES = (
 IMAGE_FACTS = ("brightness", "saturation", "focus", "cell size")
 CALIBRATION = ("slope", "slope_se", "citl", "observed", "expected", "brier", "ece")
 # Shares of a site's cells on which the probe's accuracy is told, the most confident first.
+# What experts may say that a concept shows: features of cells, then artefacts, then neither.
+MORPHOLOGY = (
+    "granules", "azurophilic-granules", "vacuoles", "auer-rod", "nucleoli", "chromatin", "nucleus-shape",
+    "nucleus-lobes", "cytoplasm-colour", "cell-border", "cell-size", "red-cells", "platelets",
+)  # fmt: skip
+ARTEFACTS = ("stain-artefact", "other-artefact")
+REVIEW_TERMS = (*MORPHOLOGY, *ARTEFACTS, "mixed", "cannot-name")
 COVERAGE = (0.2, 0.4, 0.6, 0.8, 1.0)
 COLOUR_BINS = 64
 HISTOGRAM_BINS = 10
@@ -228,6 +235,7 @@ class StudyConfig:
             "o": HISTOGRAM_BINS,
             "u": len(self.statistics.subgroups),
             "a": len(COVERAGE),
+            "r": len(REVIEW_TERMS),
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -56,14 +56,26 @@ class MadeStudy(Study):
         left = np.where(np.arange(self.n) % 8 == 1, 0.2, 1.0)[:, None]
         out["auroc_adjusted"] = (0.5 + left * (out["auroc"] - 0.5)).astype(np.float32)
         out["recurrence_init"] = rng.uniform(0.3, 0.9, self.n).astype(np.float32)
+        out["ratings"] = self._votes(site)
         return {name: self._withheld(name, values) for name, values in out.items()}
+
+    def _votes(self, site: str) -> np.ndarray:
+        """Four raters a site; every third concept was looked at, the first site saw fewer; most see the same term."""
+        rng, terms = self.rng, self.config.dims["r"]
+        out = np.full((self.n, terms), np.nan, np.float32)
+        for row in range(0, self.n, 6 if site == self.sites[0] else 3):
+            shown = row % 5 if row % 9 else terms - 4  # now and then an artefact
+            out[row] = np.bincount(
+                np.where(rng.random(4) < 0.7, shown, rng.integers(0, terms, 4)), minlength=terms
+            )
+        return out
 
     def _scores(self, place: int) -> dict[str, np.ndarray]:
         out = score(self.config, self.rng, place)
         return {name: self._withheld(name, values) for name, values in out.items()}
 
     def _withheld(self, name: str, values: np.ndarray) -> np.ndarray:
-        if name.startswith(("auroc", "balanced", "calibration", "image", "quality", "embedding")):
+        if name.startswith(("auroc", "balanced", "calibration", "image", "quality", "embedding", "ratings")):
             return values
         few = self.rng.random(values.shape) < (WITHHELD if values.size > self.n // 2 else 0.0)
         return np.where(few, np.float32(np.nan), values)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .opening import read_input
+from .ratings import Ratings
 from .words import refusal
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm"})
@@ -42,7 +43,8 @@ class Cohort:
     """Images of one site. `unit` says what a unit is: `patient`, `slide` or `source_file`.
 
     `acquisition` is the card of how they were taken (empty: nobody said), `label_map` names the map that gave them
-    the labels of studies (empty: labels are as they were), `notes` are sentences for local display.
+    the labels of studies (empty: labels are as they were), `notes` are sentences for local display, `ratings` is what
+    experts said of concepts.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Cohort:
     acquisition: Mapping[str, str] = field(default_factory=dict)
     label_map: str = ""
     notes: tuple[str, ...] = ()
+    ratings: Ratings | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:

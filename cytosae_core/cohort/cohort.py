@@ -3,7 +3,8 @@
 Three forms: `labels.csv` (columns `image`, `label`; optional `patient`, `slide`, `patient_or_slide`, `source_file`,
 `split`; every other column is kept as an attribute), one folder per class, or a
 public data set as published (`presets.py`). Beside them there may be `acquisition.yaml` and `label-map.yaml`
-(`acquisition.py`). Nothing outside the folder is read: absolute paths, `..` and links of both kinds are refused.
+(`acquisition.py`), and `review.csv` (`ratings.py`). Nothing outside the folder is read: absolute paths, `..` and
+links of both kinds are refused.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..errors import DataError
 from .acquisition import read_card, read_label_map
 from .cells import SUFFIXES, CellImage, Cohort, refuse_links
 from .presets import read_preset
+from .ratings import read_ratings
 from .table import Row, check_path, read_table
 from .words import refusal, shown
 
@@ -53,7 +55,7 @@ def read_cohort(
     Raises:
         DataError: no such folder, no images, missing column, empty label, duplicate row, a file that is missing,
             outside the folder, a link or of another type, two names that differ in case or accents' encoding only,
-            a patient in two splits, an acquisition card or label map that is not of its closed form.
+            a patient in two splits, an acquisition card, label map or review that is not of its closed form.
     """
     if folder.is_symlink() or not folder.is_dir():
         raise DataError(f"Expected a folder of images at {folder}.", hint="A real folder, not a link.")
@@ -70,7 +72,7 @@ def read_cohort(
         images = _subsample(images, max_images, seed)
     numbered = tuple(replace(image, index=index, root=folder) for index, image in enumerate(images))
     return Cohort(
-        name or folder.name, unit, numbered, card, mapping.fact if mapping else "", notes,
+        name or folder.name, unit, numbered, card, mapping.fact if mapping else "", notes, read_ratings(folder),
     )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def build(e: Evidence, *, stability: Json | None = None) -> Json:
         "heterogeneity": heterogeneity(e, table),
         "drift": drift(e),
         "missing": missing(e),
-        "experts": experts(),
+        "experts": experts(e),
         "concepts": concepts(e, table),
         "planted": planted(e),
         "egress": egress_part(e),

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..canonical import sha256_hex
-from ..config import IMAGE_FACTS
+from ..config import IMAGE_FACTS, REVIEW_TERMS
 from .agreement import RECOVERED_MEAN, RECOVERED_WORST, VERDICTS, recovered
 from .columns import FILE
 from .concept_table import ConceptTable
@@ -20,10 +20,10 @@ Array = NDArray[Any]
 SHARES = (
     "mean", "estimate", "low", "high", "prediction_low", "prediction_high", "probability_new_site", "recurrence",
     "recurrence_init", "recurrence_null", "site_accuracy", "site_null", "site_share", "site_share_null", "confound",
-    "adjusted", "ablation_rank", "replicated",
+    "adjusted", "ablation_rank", "replicated", "review_agreement",
 )  # fmt: skip
 DIGITS = ("tau2", "i2", "h2", "p", "q", "ablation", "firing_rate")
-WHOLE = ("target", "verdict", "sites", "confound_of")
+WHOLE = ("target", "verdict", "sites", "confound_of", "review_raters", "review_term")
 FAILURES = 50
 OK, SUPPRESSED, NOT_ASSESSED = 0, 1, 2
 
@@ -50,6 +50,7 @@ def concepts(e: Evidence, table: ConceptTable) -> Json:
         "verdicts": list(VERDICTS),
         "gates": list(GATES),
         "facts": list(IMAGE_FACTS),
+        "terms": list(REVIEW_TERMS),
         "columns": columns,
         "gate_values": {name: passed[name][order].tolist() for name in GATES},
         "tables": _tables(e, table, order),

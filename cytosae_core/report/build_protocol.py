@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ..canonical import canonical_json, parse_json
-from .evidence import Evidence, Json
+from .evidence import Evidence, Json, rounded
+from .ratings import review
 
 Report = Mapping[str, Any]
 
@@ -37,9 +38,24 @@ def integrity(e: Evidence) -> Json:
     return {"status": "logged", "log_size": size, "root": root, "leaves": leaves}
 
 
-def experts() -> Json:
-    """No review has been held; a later one fills this in."""
-    return {"status": "not_assessed", "reason": "no expert review was held", "raters": None}
+def experts(e: Evidence) -> Json:
+    """How far experts agree on what concepts show, over all sites; votes of fewer than three at a site stay there."""
+    part: Json = {
+        "raters": None, "sites": sorted(e.raters), "ac1": {"value": None, "interval": None, "n": {"concepts": 0}},
+        **dict.fromkeys(("kappa", "alpha", "artefact", "unnamed")),
+    }  # fmt: skip
+    if e.votes is None:
+        return {"status": "not_assessed", "reason": "no expert review was held", **part}
+    if not e.raters:
+        return {"status": "suppressed", "reason": "no concept had three raters at one site", **part}
+    found = review(e.votes, seed=e.study.seed)
+    ends = [rounded(found.low), rounded(found.high)]
+    part |= {name: rounded(getattr(found, name)) for name in ("kappa", "alpha", "artefact", "unnamed")}
+    part |= {"raters": sum(e.raters.values())}
+    part["ac1"] = {
+        "value": rounded(found.ac1), "interval": None if None in ends else ends, "n": {"concepts": found.concepts},
+    }  # fmt: skip
+    return {"status": "estimated", "reason": None, **part}
 
 
 CONTROL_TEXT = {

@@ -105,7 +105,7 @@ def _numbers(concepts: Concepts, place: int) -> list[tuple[str, TableCell]]:
         ("Taking it away", _ablation(value)),
         ("Held at sites left out", known(percent(value["replicated"]), "its meaning was not clear at all others")),
         ("In how many patches", known(percent(value["firing_rate"]), "withheld")),
-        ("Experts", Gap("no expert review was held")),
+        ("Experts", _experts(concepts, place, value)),
         ("Row digest", known(_text(concepts, "digest", place), "not recorded")),
     ]  # fmt: skip
 
@@ -113,7 +113,15 @@ def _numbers(concepts: Concepts, place: int) -> list[tuple[str, TableCell]]:
 _NAMES = (
     "probability_new_site", "i2", "tau2", "recurrence", "recurrence_sites", "recurrence_init", "recurrence_null",
     "site_accuracy", "site_null", "adjusted", "ablation", "ablation_rank", "replicated", "firing_rate",
+    "review_raters", "review_agreement",
 )  # fmt: skip
+
+
+def _experts(concepts: Concepts, place: int, value: Json) -> TableCell:
+    if not value["review_raters"]:
+        return Gap("no expert looked at it")
+    name = concepts.name("review_term", place) or "no term has most votes"
+    return f"{name} ({whole(value['review_raters'])} votes, agreement {decimal(value['review_agreement'], 2) or '?'})"
 
 
 def _pair(name: str, value: float | None) -> str:

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from ..config import REVIEW_TERMS
 from .agreement import verdict_table
 from .columns import FILE, ColumnFile, is_large
 from .evidence import Evidence
 from .folds import Folds
 from .meta import probability_above, random_effects_table
 from .multiplicity import benjamini_hochberg
+from .ratings import review
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -208,6 +210,7 @@ def _across(e: Evidence) -> dict[str, Array]:
         "site_share_null": _or_nan(e.site_share_null, n),
         "confound": np.full(n, np.nan),
         "confound_of": np.full(n, -1, np.int64),
+        **_reviewed(e),
     }
     if e.confound is not None:
         size = np.where(np.isnan(e.confound), -1.0, np.abs(e.confound))
@@ -219,6 +222,14 @@ def _across(e: Evidence) -> dict[str, Array]:
     total = np.nansum(e.rates, axis=0, dtype=np.float64)
     out["firing_rate"] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return out
+
+
+def _reviewed(e: Evidence) -> dict[str, Array]:
+    """What experts call a concept, how many voted, and how far they agree."""
+    found = review(
+        np.zeros((e.n, len(REVIEW_TERMS)), np.int64) if e.votes is None else e.votes, seed=e.study.seed
+    )
+    return {"review_raters": found.raters, "review_term": found.term, "review_agreement": found.agreement}
 
 
 def _ablation_rank(e: Evidence, target: Array, rate: Array) -> Array:

@@ -43,6 +43,8 @@ class Evidence:
         adjusted [n, t], confound [n, i], ablation [n, c], site_accuracy [n], site_null [n]: means over the sites
             that released them, None when no site did.
         recurrence: counts and means over sites of the nearest row of a site's own dictionary; None: not asked for.
+        votes: [n, terms] experts' votes, summed over sites; None when no site held a review. raters: site -> most
+            votes for one concept.
         site_share, site_share_null: [n] share of a concept's variance within a class that is between sites, and its
             null (`site_variance`); None when no site released the halves.
     """
@@ -68,6 +70,7 @@ class Evidence:
         self._answered = {which: frozenset(tables) for which, tables in result.describe.items()}
         self.rates = np.full((len(self.sites), self.n), np.nan, np.float32)
         self.small: dict[str, dict[str, Array]] = {}
+        self.raters: dict[str, int] = {}
         self.scores: dict[str, dict[str, Array]] = {}
         self._read_final()
         self._read_scores()
@@ -76,6 +79,7 @@ class Evidence:
         """One look at every site's final tables."""
         means = {"auroc_adjusted": Means(), "confound": Means()}
         recurrence, variance = Recurrence(), SiteVariance()
+        self.votes: Array | None = None
         names = ("auroc", "auroc_se", "auroc_shuffled")
         stacks = {name: self._stack("final", name) for name in names}
         halves = 0
@@ -89,6 +93,7 @@ class Evidence:
             for name, total in means.items():
                 total.add(table.get(name))
             recurrence.add(table)
+            self._add_votes(site, table)
             halves += _add_halves(variance, table)
         self.adjusted, self.confound = (means[name].value for name in ("auroc_adjusted", "confound"))
         self.recurrence = recurrence if recurrence.sites else None
@@ -96,6 +101,15 @@ class Evidence:
         self.site_share_null: Array | None = None
         if halves:
             self.site_share, self.site_share_null = variance.shares()
+
+    def _add_votes(self, site: str, table: Mapping[str, Array]) -> None:
+        """Experts' votes of one site onto those of all."""
+        if "ratings" not in table:
+            return
+        votes = np.nan_to_num(table["ratings"]).round().astype(np.int64)
+        self.votes = votes if self.votes is None else self.votes + votes
+        if votes.any():
+            self.raters[site] = int(votes.sum(axis=1).max())
 
     def _read_scores(self) -> None:
         """One look at every site's scores."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from .text import REPORTED, Json, clean, entries, lines, mapping, number, status
 
-NAMED = {"target": "targets", "verdict": "verdicts", "state": "states"}
+NAMED = {"target": "targets", "verdict": "verdicts", "state": "states", "review_term": "terms"}
 SITE_TABLES = ("auroc", "auroc_se", "firing_rate")
 LARGE = 2000  # concepts; with more, the catalogue continues on linked pages
 PASS, FAIL, OPEN = 1, 0, -1

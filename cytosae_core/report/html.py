@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import provenance, sections, sections_protocol, sections_results, sections_statistics, summary
+from . import (
+    provenance,
+    sections,
+    sections_experts,
+    sections_protocol,
+    sections_results,
+    sections_statistics,
+    summary,
+)
 from .browse import SCRIPT_SHA256
 from .page import section, tag, words
 from .sections_linked import POLICY, linked_pages
@@ -35,7 +43,7 @@ SECTIONS: tuple[Section, ...] = (
     sections_results.robustness,
     sections_results.missing,
     sections_results.drifted,
-    sections.experts,
+    sections_experts.experts,
     sections.failures,
     sections_results.baselines,
     sections_protocol.limits,

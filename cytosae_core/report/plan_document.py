@@ -31,6 +31,7 @@ RULES = {
     "count": "rounded to a multiple; small ones withheld",
     "metric": "4 digits; withheld below the minimum",
     "share": "3 decimals; withheld below the minimum",
+    "raters": "votes of three raters or more, as they are",
     "update": "rows that too few patients share are exact zeros",
 }
 SELECTIONS = {

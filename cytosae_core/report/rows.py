@@ -12,7 +12,7 @@ from typing import Any
 Json = dict[str, Any]
 Columns = Mapping[str, Any]  # tensor name -> [sites][rows of the dictionary]
 SITE_TABLES = ("auroc", "auroc_se", "firing_rate")
-NAMED = {"target": "targets", "verdict": "verdicts", "state": "states"}
+NAMED = {"target": "targets", "verdict": "verdicts", "state": "states", "review_term": "terms"}
 
 
 def concept_count(report: Mapping[str, Any]) -> int:

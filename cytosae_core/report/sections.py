@@ -1,5 +1,5 @@
-"""The report's sections on the dictionary and its concepts: quality (R6), catalogue (R7), experts (R14), failures
-(R15). Every number has its sentence."""
+"""The report's sections on the dictionary and its concepts: quality (R6), catalogue (R7), failures (R15).
+Every number has its sentence."""
 
 from __future__ import annotations
 
@@ -129,17 +129,6 @@ def _missed(report: Json) -> str:
             [f"{name}: the worse end of its 95 % interval does not reach the threshold." for name in missed]
         )
     return words("p", "No number that has a threshold and an interval missed it.")
-
-
-def experts(report: Json, marks: Marks) -> str:
-    """R14: did experts recognise the concepts?"""
-    part = mapping(report.get("experts"))
-    reason = clean(part.get("reason") or "the report does not mention a review")
-    what = (
-        "A review would ask at least three raters per concept whether they see one morphological feature, and which. "
-        "Until then no concept here has a name, only the kind of cell that it speaks of."
-    )
-    return section("R14", "Review by experts", "", absent(reason), words("p", what, class_="small"))
 
 
 def quality(report: Json, marks: Marks) -> str:

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import MORPHOLOGY
+from .ratings import NAMED, NAMERS
+
 Array = NDArray[Any]
 Marks = NDArray[np.int8]
 STATES = ("not_assessed", "candidate", "recurring", "named", "provisional", "generalising", "validated")
@@ -38,8 +41,8 @@ class GateInputs:
 
     Attributes:
         columns: `sites, estimate, low, high, prediction_low, prediction_high, q, recurrence_sites, recurrence,
-            recurrence_init, site_share, site_share_null, confound, mean, adjusted, ablation_rank, replicated`, as
-            in report.json (AUROCs about .5).
+            recurrence_init, site_share, site_share_null, confound, mean, adjusted, ablation_rank, replicated,
+            review_raters, review_term, review_agreement`, as in report.json (AUROCs about .5).
         same_side: every site that can say is on one side of .5.
         fdr: false discovery rate of the plan.
     """
@@ -61,7 +64,7 @@ def gates(inputs: GateInputs) -> dict[str, Marks]:
     return {
         "support": _marks(enough, np.ones(len(enough), bool)),
         "recurrence": _marks(found, _known(c["recurrence_sites"], c["recurrence"], c["recurrence_init"])),
-        "naming": np.full(len(enough), UNKNOWN, np.int8),
+        "naming": _naming(c),
         "consistency": _marks(clear, enough & _known(c["low"], c["high"], c["q"])),
         "prediction": _marks(next_site, enough & _known(c["prediction_low"], c["prediction_high"], c["q"])),
         "shortcut": _marks(~hospital, _known(c["site_share"], c["site_share_null"])),
@@ -69,6 +72,13 @@ def gates(inputs: GateInputs) -> dict[str, Marks]:
         "ablation": _marks(c["ablation_rank"] >= ABLATION_RANK, _known(c["ablation_rank"])),
         "held_out": _marks(c["replicated"] >= HELD_OUT, _known(c["replicated"])),
     }
+
+
+def _naming(c: Mapping[str, Array]) -> Marks:
+    """Passes where enough experts agree on one feature of the cell; fails where they looked and did not."""
+    agreed = (c["review_raters"] >= NAMERS) & (c["review_agreement"] >= NAMED)
+    feature = (c["review_term"] >= 0) & (c["review_term"] < len(MORPHOLOGY))
+    return _marks(agreed & feature, c["review_raters"] > 0)
 
 
 def _confound(c: Mapping[str, Array]) -> Marks:

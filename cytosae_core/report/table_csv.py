@@ -14,6 +14,7 @@ COLUMNS = (
     "prediction_high", "tau2", "i2", "h2", "p", "q", "probability_new_site", "recurrence_sites", "recurrence",
     "recurrence_init", "recurrence_null", "site_accuracy", "site_null", "site_share", "site_share_null", "confound",
     "confound_of", "adjusted", "ablation", "ablation_rank", "replicated", "firing_rate",
+    "review_raters", "review_term", "review_agreement",
 )  # fmt: skip
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

@@ -137,8 +137,8 @@ def limits(report: Json) -> list[str]:
         "Concepts were not registered in advance: their q-values are corrected for all concepts and classes, their "
         "intervals are not.",
         "Codes are not better class features than raw embeddings; both are shown.",
-        "FVU says how much of the features is reproduced, not whether a concept makes medical sense; no expert "
-        "has judged these concepts.",
+        "FVU says how much of the features is reproduced, not whether a concept makes medical sense"
+        + ("." if report["experts"]["status"] == "estimated" else "; no expert has judged these concepts."),
     ]
     trained, control = _agreement(report, "r"), _agreement(report, "random")
     if trained is not None and control is not None and trained <= control:

@@ -51,6 +51,9 @@ def _register_cells(commands: Any) -> None:
     chosen = gallery.add_mutually_exclusive_group()
     chosen.add_argument("--concepts", type=numbers, metavar="C[,D..]", help="these, in this order")
     chosen.add_argument("--top", type=int, default=24, help="the most useful ones (default 24)")
+    gallery.add_argument(
+        "--review-sheet", action="store_true", help="also write review.csv, which three experts fill in"
+    )
     gallery.add_argument("--json", action="store_true", help="print the numbers behind the page")
     gallery.set_defaults(run=_gallery)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cytosae_core.cohort.ratings import FILE as RATINGS
 from cytosae_core.concepts.barcode import barcodes
 from cytosae_core.concepts.extracted import Extracted
 from cytosae_core.concepts.statistics import class_share, share_entropy
@@ -32,6 +33,7 @@ from .scales_io import check_inside, code_images, finish, shots_of, source_of_re
 if TYPE_CHECKING:
     from .concept_source import Source
 
+RATERS = 3  # of a review sheet: votes of fewer stay at the site
 RARE_UNITS = 3  # seen in fewer: a pattern of these patients, not of a disease
 RARE_CELLS = 10
 LEADING_CELLS = 5  # firing cells of the class that a concept speaks most of
@@ -56,9 +58,23 @@ def write_gallery(options: argparse.Namespace) -> int:
         entries = make_entries(found, source, chosen, display.bar("code cells"))
     page = render_gallery(entries, _about(found, source, order))
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "gallery.html"
+    path, paths = options.out / "gallery.html", []
     write_atomic(path, page.encode("utf-8", "replace"))
-    return finish(options, [path], {"order": order, "concepts": [gallery_facts(entry) for entry in entries]})
+    if options.review_sheet:
+        paths.append(options.out / RATINGS)
+        write_atomic(paths[0], review_sheet(found.facts.dictionary, chosen).encode())
+    return finish(
+        options, [path, *paths], {"order": order, "concepts": [gallery_facts(entry) for entry in entries]}
+    )
+
+
+def review_sheet(dictionary: str, chosen: list[int]) -> str:
+    """An empty `review.csv`: every rater goes through the concepts in an order of their own."""
+    lines = [f"# dictionary: {dictionary}", "concept,rater,term"]
+    for rater in range(1, RATERS + 1):
+        order = np.random.default_rng([rater, len(chosen)]).permutation(chosen)
+        lines += [f"c{concept:04d},r{rater}," for concept in order.tolist()]
+    return "\n".join(lines) + "\n"
 
 
 def useful(found: Extracted) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,14 @@ import pytest
 from cytosae_core.audit.recompute import audit_bundle
 from cytosae_core.audit.recompute.__main__ import main, read_bundle
 from cytosae_core.canonical import canonical_json, sha256_hex
+from cytosae_core.cohort import Ratings
 from cytosae_core.config import TrainingConfig, study_from_dict
 from cytosae_core.errors import StudyError, VerificationError
 from cytosae_core.keys import SigningKey
 from cytosae_core.policy import POLICIES
 from cytosae_core.report import columns
 from cytosae_core.report.build import build_report
+from cytosae_core.tensors import pack_tensors
 from cytosae_local import cli
 from cytosae_local.audit_explain import explain
 from cytosae_local.verifier_pyz import build_pyz
@@ -321,13 +324,26 @@ def test_a_reply_that_was_cut_on_the_way_has_a_reason(tmp_path: Path) -> None:
     assert "did not, each with a reason" in text and "arrived, 0 did not" not in text
 
 
-def test_a_frozen_dictionary_verifies_and_replays(tmp_path: Path) -> None:
+def test_a_frozen_dictionary_with_a_review_verifies_and_replays(tmp_path: Path) -> None:
     trained = Federation(tmp_path / "train", study=study_config(training=TrainingConfig(rounds=1))).run()
     scale = np.array([trained.scale.scale], np.float32)
     start = {"dictionary": np.asarray(trained.result.final), "mean": trained.scale.mean, "scale": scale}
     study = study_config(kind="validate", profile="evaluate_only")
+    frozen = replace(study.dictionary, init="file", digest=sha256_hex(pack_tensors(start)))
+    study = replace(study, dictionary=frozen)
     federation = Federation(tmp_path / "v", study=study, policy=POLICIES["evaluate_only"], start=start)
+    for name, raters in (("site-0", 4), ("site-1", 3), ("site-2", 2)):  # two votes stay at the third site
+        session = federation.sessions[name]
+        votes = tuple((row, row % 2) for row in range(6) for _ in range(raters))
+        session.site = replace(session.site, ratings=Ratings(frozen.digest, votes))
     home = finished(federation)
     files = bundle_files(home)
+    report = json.loads(files["report.json"])
+    assert report["experts"]["raters"] == 7 and report["experts"]["sites"] == ["site-0", "site-1"]
+    assert report["experts"]["ac1"]["value"] == 1 and report["experts"]["ac1"]["n"] == {"concepts": 6}
+    named = dict(
+        zip(report["concepts"]["columns"]["row"], report["concepts"]["gate_values"]["naming"], strict=True)
+    )
+    assert {row for row, mark in named.items() if mark == 1} == set(range(6)) and named[7] == -1
     assert audit_bundle(files, pinned=pinned(files)).exit_code == 0 and replay_bundle(files).exit_code == 0
     assert not any(path.startswith("payloads/") and b'"kind":"round"' in data for path, data in files.items())

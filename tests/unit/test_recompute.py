@@ -103,6 +103,7 @@ class Silent(MadeStudy):
         "code_half_class_mean",
         "concept_site",
         "auroc_shuffled",
+        "ratings",
     )
 
     def step(self, kind: str, number: int, content: Any, base: str = "") -> None:
@@ -195,7 +196,7 @@ def renamed(report: Fields) -> None:
 COLUMNS = (
     "q", "adjusted", "ablation", "ablation_rank", "recurrence_sites", "recurrence", "recurrence_init",
     "recurrence_null", "site_accuracy", "site_null", "site_share", "site_share_null", "confound", "confound_of",
-    "firing_rate", "mean", "estimate", "p",
+    "firing_rate", "mean", "estimate", "p", "review_raters", "review_term", "review_agreement",
 )  # fmt: skip
 GATES = ("support", "recurrence", "naming", "consistency", "prediction", "shortcut", "confound", "ablation")
 CHANGES: dict[str, tuple[str, Callable[[Fields], None]]] = {
@@ -226,6 +227,11 @@ CHANGES: dict[str, tuple[str, Callable[[Fields], None]]] = {
     "headlines/1/sites/site-b/se": ("headlines", put("headlines/1/sites/site-b/se", other)),
     "headlines/1/i2": ("headlines", put("headlines/1/i2", lambda value: value + 0.01)),
     "headlines": ("headlines", lambda r: r["headlines"].reverse()),
+    "experts/raters": ("experts", put("experts/raters", other)),
+    "experts/sites": ("experts", lambda r: r["experts"]["sites"].pop()),
+    "experts/status": ("experts", put("experts/status", lambda status: "not_assessed")),
+    **{f"experts/{name}": ("experts", put(f"experts/{name}", other))
+       for name in ("ac1/value", "ac1/n/concepts", "kappa", "alpha", "artefact", "unnamed")},
     "verdict/state": ("verdict", put("verdict/state", lambda state: "provisional")),
     "verdict/sentence": ("verdict", put("verdict/sentence", lambda text: text.replace("asked", "wished"))),
     "verdict/reason": ("verdict", put("verdict/reason", lambda text: "it does")),

@@ -18,6 +18,7 @@ from PIL import Image
 
 import cytosae_local.concept_source as concept_source
 from cytosae_core.cohort import read_cohort
+from cytosae_core.cohort.ratings import read_ratings
 from cytosae_core.concepts.coder import load_coder
 from cytosae_core.concepts.extract import Cells, Settings, extract
 from cytosae_core.concepts.extracted import Extracted, load_extracted
@@ -249,6 +250,20 @@ def test_gallery_orders_and_warns(on_cells: Runner, site: Path, tmp_path: Path) 
     page = (tmp_path / "out" / "gallery.html").read_text()
     assert "red<b>" not in page and "red&lt;b&gt;" in page
     assert page.count('<article id="c') == 2 and "data:image/jpeg" in page
+
+
+def test_a_review_sheet_can_be_filled_in_and_read(on_cells: Runner, site: Path, tmp_path: Path) -> None:
+    on_cells("gallery", "--extracted", site / "extracted", "--concepts", "2,1,0", "--review-sheet")
+    sheet = tmp_path / "out" / "review.csv"
+    found = read_ratings(sheet.parent)
+    assert found is not None and found.votes == ()
+    facts = json.loads((site / "extracted" / "statistics.json").read_text())
+    assert found.dictionary == facts["dictionary"]
+    lines = sheet.read_text().splitlines()
+    assert len(lines) == 2 + 3 * 3 and sorted({line.split(",")[1] for line in lines[2:]}) == ["r1", "r2", "r3"]
+    sheet.write_text(sheet.read_text().replace("c0001,r2,", "c0001,r2,granules"))
+    filled = read_ratings(sheet.parent)
+    assert filled is not None and filled.votes == ((1, 0),)
 
 
 def test_gallery_of_chosen_concepts_keeps_their_order(on_cells: Runner, site: Path) -> None:

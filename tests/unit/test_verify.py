@@ -68,8 +68,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Files:
 def only_recomputed(report: Fields) -> None:
     """Leave what the auditor computes again or reads: every byte of this report is flipped."""
     needed = (
-        "agreement", "concepts", "dictionary", "drift", "egress", "failures", "headlines", "integrity", "overall",
-        "protocol", "rounds", "sites", "study", "verdict",
+        "agreement", "concepts", "dictionary", "drift", "egress", "experts", "failures", "headlines", "integrity",
+        "overall", "protocol", "rounds", "sites", "study", "verdict",
     )  # fmt: skip
     for name in report.keys() - set(needed):
         del report[name]

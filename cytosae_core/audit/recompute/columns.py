@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from .experts import columns_of_votes
 from .folds import Folds
 from .given import Given, Values, mean_known, means
 from .meta import concept_of, p_of
@@ -57,7 +58,7 @@ def columns_of(given: Given) -> Columns:
     made.by_name["firing_rate"] = rates = means(given.rates) or [math.nan] * given.n
     made.by_name["ablation_rank"] = ablation_ranks(ablation, given.c, target, rates)
     made.by_name["replicated"] = [made.folds.share(row) for row in range(given.n)]
-    made.by_name |= {**_recurrence(given), **_site(given), **_confound(given)}
+    made.by_name |= {**_recurrence(given), **_site(given), **_confound(given), **columns_of_votes(given)}
     made.sites["firing_rate"] = [list(values) for values in given.rates]
     return made
 

@@ -9,6 +9,7 @@ from ...canonical import sha256_hex
 from ..verify.replies import read_tensors
 from ..verify.verdict import Broken, Missing
 from .columns import Columns, columns_of
+from .experts import TERMS, check_experts
 from .gates import GATES, STATES, failures_of, first_unsorted, gates_of, state_of
 from .given import Given, read_given
 from .numbers import Numbers
@@ -16,7 +17,7 @@ from .shown import check_shown
 from .verdicts import VERDICTS
 
 FACTS = ("brightness", "saturation", "focus", "cell size")
-WHOLE = ("target", "verdict", "sites", "confound_of", "recurrence_sites")
+WHOLE = ("target", "verdict", "sites", "confound_of", "recurrence_sites", "review_raters", "review_term")
 DIGITS = ("tau2", "i2", "h2", "ablation", "firing_rate")  # 4 significant digits; all others have 4 decimals
 SMALL = ("p", "q")  # 4 significant digits, also where they are tiny
 NAMED = ("id", "row", "digest", "state")
@@ -60,7 +61,7 @@ def check_replication(numbers: Numbers, held: list[Any]) -> str:
 def check_states(numbers: Numbers, held: list[Any]) -> str:
     """Every concept's gates and state, their order, and the concepts that did not hold."""
     before, plan, (given, columns, rows) = numbers.count, numbers.protocol["plan"], _held(held)
-    for name, words in (("gates", GATES), ("states", STATES), ("facts", FACTS)):
+    for name, words in (("gates", GATES), ("states", STATES), ("facts", FACTS), ("terms", TERMS)):
         numbers.same(f"concepts/{name}", [*words])
     shown = [{"row": row, **{name: column[row] for name, column in columns.by_name.items()}} for row in rows]
     passed = [
@@ -75,6 +76,11 @@ def check_states(numbers: Numbers, held: list[Any]) -> str:
     _check_order(shown, states)
     numbers.same("failures", failures_of(shown, passed, states))
     return f"{numbers.count - before} gates and states of {given.n} concepts, and what did not hold, come out again."
+
+
+def check_review(numbers: Numbers, held: list[Any]) -> str:
+    """How far experts agree."""
+    return check_experts(numbers, _held(held)[0])
 
 
 def _check_order(shown: list[dict[str, float]], states: list[int]) -> None:
@@ -130,4 +136,5 @@ CHECKS: dict[str, Callable[[Numbers, list[Any]], str]] = {
     "numbers of the concepts": check_concepts,
     "replication": check_replication,
     "states of the concepts": check_states,
+    "experts": check_review,
 }

@@ -105,7 +105,7 @@ def _limits(numbers: Numbers, primary: Mapping[str, Any]) -> Sequence[tuple[str,
         (f"Drift beyond the limit, compared with the other sites: {', '.join(alarms)}.", bool(alarms)),
         (f"A cell's site can be told from its concepts ({told:.2f}; .50 is chance).", told > READABLE),
         ("No site trained a dictionary of its own: recurrence was not assessed.", set(recurs) <= {-1}),
-        ("No expert has judged these concepts.", True),
+        ("No expert has judged these concepts.", report["experts"]["status"] != "estimated"),
         (
             "The dictionary saw unlabelled images of every site, also of the one that was left out.",
             protocol["kind"] == "train",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from .experts import FEATURES
 from .verdicts import VERDICTS
 
 Number = Mapping[str, float]  # a concept's columns by name, NaN where there is none
@@ -15,6 +16,7 @@ GATES = (
 PASS, FAIL, UNKNOWN = 1, 0, -1
 MIN_SITES, SITE_SHARE, CONFOUND, LEFT, ABLATION_RANK, HELD_OUT = 3, 0.121, 0.45, 0.5, 0.9, 0.5
 FAILURES, ALIKE = 50, 1e-12
+NAMED, NAMERS = 0.6, 3
 
 
 def gates_of(c: Number, same_side: bool, fdr: float) -> dict[str, int]:
@@ -27,7 +29,7 @@ def gates_of(c: Number, same_side: bool, fdr: float) -> dict[str, int]:
     return {
         "support": int(enough),
         "recurrence": _mark(recurs, c, "recurrence_sites", "recurrence", "recurrence_init"),
-        "naming": UNKNOWN,
+        "naming": _named(c),
         "consistency": _mark(apart, c, "low", "high", "q") if enough else UNKNOWN,
         "prediction": _mark(apart_there, c, "prediction_low", "prediction_high", "q") if enough else UNKNOWN,
         "shortcut": _mark(not hospital, c, "site_share", "site_share_null"),
@@ -39,6 +41,14 @@ def gates_of(c: Number, same_side: bool, fdr: float) -> dict[str, int]:
 
 def _mark(passed: bool, c: Number, *needed: str) -> int:
     return int(passed) if all(c[name] == c[name] for name in needed) else UNKNOWN
+
+
+def _named(c: Number) -> int:
+    """Three experts or more agree, .6 beyond chance, on one feature of the cell."""
+    if not c["review_raters"]:
+        return UNKNOWN
+    agreed = c["review_raters"] >= NAMERS and c["review_agreement"] >= NAMED
+    return int(agreed and 0 <= c["review_term"] < FEATURES)
 
 
 def _left(c: Number) -> bool:
