@@ -89,7 +89,9 @@ ALLOWED: tuple[Field, ...] = (
         ALL,
         "light, focus, size: mean and SD over units",
     ),
-    Field("describe", "ratings", "float32", ("n", "r"), "raters", ALL, "what experts say that a concept shows"),
+    Field(
+        "describe", "ratings", "float32", ("n", "r"), "raters", ALL, "what experts say that a concept shows"
+    ),
     Field("describe", "image_histogram", "float32", ("i", "o"), "count", ALL, "drift: units per bin"),
     *(
         Field(

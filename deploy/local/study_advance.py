@@ -116,7 +116,9 @@ def _deviate(options: argparse.Namespace) -> int:
         return 0
     print(f"{'Recorded' if new else 'It stands there already'}: {path}, {count} in all.")
     if (folder / "report.json").exists():
-        print("The report does not show it yet. Run the study again: no number is asked for again, and the sites")
+        print(
+            "The report does not show it yet. Run the study again: no number is asked for again, and the sites"
+        )
         print("cosign a report that prints it (a simulation runs afresh).")
     return 0
 

@@ -260,7 +260,11 @@ def test_a_review_sheet_can_be_filled_in_and_read(on_cells: Runner, site: Path, 
     facts = json.loads((site / "extracted" / "statistics.json").read_text())
     assert found.dictionary == facts["dictionary"]
     lines = sheet.read_text().splitlines()
-    assert len(lines) == 2 + 3 * 3 and sorted({line.split(",")[1] for line in lines[2:]}) == ["r1", "r2", "r3"]
+    assert len(lines) == 2 + 3 * 3 and sorted({line.split(",")[1] for line in lines[2:]}) == [
+        "r1",
+        "r2",
+        "r3",
+    ]
     sheet.write_text(sheet.read_text().replace("c0001,r2,", "c0001,r2,granules"))
     filled = read_ratings(sheet.parent)
     assert filled is not None and filled.votes == ((1, 0),)
