@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -198,7 +199,7 @@ class _Builder:
                 masks.append(np.stack([mask for _, mask, _ in good]))
                 facts.append(np.stack([fact for _, _, fact in good]))
             self._advance(len(group))
-        arrays = (np.concatenate(tokens), np.concatenate(masks), np.concatenate(facts))
+        arrays: list[NDArray[Any]] = [np.concatenate(tokens), np.concatenate(masks), np.concatenate(facts)]
         for path, values in zip(shard_files(self.folder, number), arrays, strict=True):
             write_array(path, values)
         write_bytes(self._record_file(number), canonical_json(record))
