@@ -7,14 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cytosae_core.config import MORPHOLOGY
 from cytosae_core.report.states import GATES, STATES, GateInputs, gates, states
 
 GOOD: dict[str, float] = {
     "sites": 8, "estimate": 0.8, "low": 0.75, "high": 0.85, "prediction_low": 0.65, "prediction_high": 0.9,
     "q": 0.001, "mean": 0.8, "adjusted": 0.78, "recurrence_sites": 6, "recurrence": 0.8, "recurrence_init": 0.2,
     "site_share": 0.05, "site_share_null": 0.02, "confound": 0.2, "ablation_rank": 0.97, "replicated": 0.9,
+    "review_raters": 0, "review_term": -1, "review_agreement": float("nan"),
 }  # fmt: skip
 NAN = float("nan")
+NAMED = {
+    "review_raters": 3,
+    "review_term": 0,
+    "review_agreement": 0.8,
+}  # three experts, one feature of the cell
 
 
 def passed(same_side: bool = True, **changes: float) -> dict[str, Any]:
@@ -22,9 +29,8 @@ def passed(same_side: bool = True, **changes: float) -> dict[str, Any]:
     return gates(GateInputs(columns, np.array([same_side]), 0.05))
 
 
-def state(same_side: bool = True, naming: int = -1, **changes: float) -> str:
+def state(same_side: bool = True, **changes: float) -> str:
     marks = passed(same_side, **changes)
-    marks["naming"][:] = naming
     return STATES[states(marks, np.array([{**GOOD, **changes}["sites"]]), 5)[0]]
 
 
@@ -35,9 +41,24 @@ def test_every_gate_is_there_and_naming_waits_for_experts() -> None:
 
 
 def test_all_gates_and_experts_make_it_validated_and_without_experts_generalising() -> None:
-    assert state(naming=1) == "validated"
+    assert state(**NAMED) == "validated"
     assert state() == "generalising"
-    assert state(naming=0) == "generalising"
+
+
+@pytest.mark.parametrize(
+    ("votes", "mark"),
+    [
+        ({}, 1),
+        ({"review_raters": 0}, -1),  # nobody looked
+        ({"review_raters": 2}, 0),
+        ({"review_agreement": 0.5}, 0),
+        ({"review_agreement": NAN}, 0),
+        ({"review_term": -1}, 0),  # no term has most votes
+        ({"review_term": len(MORPHOLOGY)}, 0),  # an artefact is no feature of the cell
+    ],
+)
+def test_a_name_needs_three_experts_who_agree_on_a_feature(votes: dict[str, float], mark: int) -> None:
+    assert passed(**{**NAMED, **votes})["naming"] == mark
 
 
 @pytest.mark.parametrize(
@@ -84,7 +105,7 @@ def test_below_chance_is_a_side_too() -> None:
 def test_an_artefact_that_passes_everything_else_is_recurring_at_most(
     artefact: dict[str, float], sites: int
 ) -> None:
-    assert state(naming=1, sites=sites, **artefact) == "recurring"
+    assert state(sites=sites, **NAMED, **artefact) == "recurring"
 
 
 def test_following_the_light_is_no_artefact_when_the_effect_stays() -> None:
@@ -99,8 +120,8 @@ def test_a_site_share_below_its_null_is_noise() -> None:
     "name", ["ablation_rank", "replicated", "recurrence_sites", "site_share", "confound"]
 )
 def test_what_was_not_computed_keeps_a_concept_from_being_validated(name: str) -> None:
-    assert state(naming=1, **{name: NAN}) == "generalising"
-    assert state(naming=1) == "validated"
+    assert state(**{**NAMED, name: NAN}) == "generalising"
+    assert state(**NAMED) == "validated"
 
 
 def test_the_plan_may_ask_for_more_sites() -> None:
