@@ -227,7 +227,9 @@ def test_a_site_counts_its_unreadable_images_and_their_units(tmp_path: Path) -> 
         SimpleNamespace(index=index, label="a", unit=f"patient-{index // 2}", attributes={})
         for index in range(6)
     )
-    cohort: Any = SimpleNamespace(name="site-0", images=images, unit="patient", acquisition={}, label_map="")
+    cohort: Any = SimpleNamespace(
+        name="site-0", images=images, unit="patient", acquisition={}, label_map="", ratings=None
+    )
     store: Any = SimpleNamespace(image_index=np.arange(4))
     site = Site.of(cohort, store, MASKED, tmp_path)
     assert (site.listed, site.unread_units, len(site.labels)) == (6, 1, 4)
