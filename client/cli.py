@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
-from . import door_cli, policy_cli
+from . import door_cli, home_cli, policy_cli
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the commands."""
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    check = commands.add_parser("check", help="check a folder of images and its table")
-    check.add_argument("data", type=Path)
-    check.add_argument("--preset", help="folder layout of a public data set: see `cytosae data presets`")
-    check.add_argument("--json", action="store_true")
-    check.set_defaults(run=_check)
+    home_cli.register(commands)
     door_cli.register(commands)
     policy_cli.register(commands)
     agent = commands.add_parser("agent", help="serve one study from the token store, on a Unix socket")
@@ -49,26 +44,6 @@ def register(parser: argparse.ArgumentParser) -> None:
     relay.add_argument("socket", type=Path)
     relay.add_argument("--secret-file", type=Path)
     relay.set_defaults(run=_relay)
-
-
-def _check(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from cytosae_core.cohort import check_cohort, read_cohort
-
-    from .progress import progress
-
-    with progress("checking images") as tick:
-        result = check_cohort(read_cohort(options.data, preset=options.preset), progress=tick)
-    if options.json:
-        print(json.dumps(result.to_dict()))
-    else:
-        console = Console()
-        for name, value in result.to_dict().items():
-            console.print(f"[bold]{name}[/bold] {value}", highlight=False)
-        for problem in result.problems:
-            console.print(f"! {problem}", markup=False)
-    return 0 if result.usable else 1
 
 
 def _agent(options: argparse.Namespace) -> int:

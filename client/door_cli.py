@@ -58,10 +58,12 @@ def _preview(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result, allow_nan=False))
         return 0 if not result.get("stopped") else 1
-    from rich.console import Console
+    if options.data:
+        print_round(result)
+    else:
+        from rich.console import Console
 
-    console = Console()
-    (_print_round if options.data else _print_table)(console, result)
+        _print_table(Console(), result)
     return 0 if not result.get("stopped") else 1
 
 
@@ -118,9 +120,12 @@ _WIDTHS = {"step": 8, "tensor": 24, "shape": 14, "bytes": 9, "withheld": 8}
 _SHORT = {"float32": "f32", "float16": "f16"}
 
 
-def _print_round(console: Console, result: Json) -> None:
+def print_round(result: Json) -> None:
+    """A dry round as a table: every tensor that would leave."""
+    from rich.console import Console
     from rich.table import Table
 
+    console = Console()
     behind = f"{result['profile']}, at least {result['min_units']} {result['unit']} units behind every number"
     table = Table(title=f"Would leave in one dry round ({behind})", box=None, pad_edge=False)
     for column in ("step", "tensor", "shape", "bytes", "withheld", "first values"):

@@ -7,7 +7,7 @@ import json
 import time
 from pathlib import Path
 
-from . import privacy_cli, study_admit, study_advance, study_new, study_plan
+from . import privacy_cli, study_admit, study_advance, study_net, study_new, study_plan
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     study_advance.register(commands)
     study_admit.register(commands)
     privacy_cli.register(commands)
+    study_net.register(commands)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -1,0 +1,181 @@
+"""Child processes of a long-running command: started in order, started again when they die, stopped in reverse.
+
+Every child leads a process group of its own, so that nothing that it starts outlives it; what it prints goes into a
+log file that is turned over at 10 MB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Every Flower process: no telemetry, no question for updates, nothing installed behind our back.
+FLOWER = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+FIRST_S, LONGEST_S, CALM_S = 1.0, 60.0, 120.0
+MAX_LOG_BYTES, KEPT = 10 * 1024 * 1024, 5
+
+
+@dataclass(frozen=True)
+class Child:
+    """One program.
+
+    Attributes:
+        environment: added to PATH and HOME; nothing else of this process's environment is passed on.
+        user: user id to run as (root only); None: this user.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    user: int | None = None
+
+
+@dataclass
+class _State:
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+    since: float = 0.0
+    wait_s: float = FIRST_S
+    again_at: float = 0.0
+    last: int | None = None
+
+
+class Supervisor:
+    """Runs children.
+
+    Args:
+        children: in the order in which they start.
+        logs: folder of NAME.log.
+    """
+
+    def __init__(self, children: Sequence[Child], logs: Path) -> None:
+        self.children, self._logs = {child.name: child for child in children}, logs
+        self._states = {name: _State() for name in self.children}
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def start(self, name: str) -> None:
+        """Start one child that is not running."""
+        child, state = self.children[name], self._states[name]
+        if state.process is not None and state.process.poll() is None:
+            return
+        log_path = self._logs / f"{name}.log"
+        _turn_over(log_path)
+        # This Python's programs first: Flower's executor finds its others by name.
+        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}"
+        environment = {"PATH": path, "HOME": os.environ.get("HOME", "/")}
+        with open(log_path, "ab") as log:
+            state.process = subprocess.Popen(
+                list(child.command), env={**environment, **child.environment}, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True, user=child.user,
+            )  # fmt: skip
+        state.starts, state.since = state.starts + 1, time.monotonic()
+
+    def start_all(self) -> None:
+        """Start all, in order."""
+        for name in self.children:
+            self.start(name)
+
+    def watch(self) -> list[str]:
+        """Start dead children again when their pause is over; names of those that were found dead just now."""
+        died = []
+        for name, state in self._states.items():
+            if state.process is None:
+                continue
+            code = state.process.poll()
+            if code is None:
+                if time.monotonic() - state.since > CALM_S:
+                    state.wait_s = FIRST_S
+                continue
+            if not state.again_at:
+                died.append(name)
+                _end_group(state.process, signal.SIGKILL)
+                state.last, state.again_at = code, time.monotonic() + state.wait_s
+                state.wait_s = min(2 * state.wait_s, LONGEST_S)
+            elif time.monotonic() >= state.again_at:
+                state.again_at = 0.0
+                self.start(name)
+        return died
+
+    def running(self, name: str) -> bool:
+        """Whether a child runs now."""
+        process = self._states[name].process
+        return process is not None and process.poll() is None
+
+    def status(self) -> dict[str, dict[str, object]]:
+        """Per child: running, pid, starts, last exit status."""
+        return {
+            name: {
+                "running": self.running(name), "pid": state.process.pid if state.process else None,
+                "starts": state.starts, "last_exit": state.last,
+            }
+            for name, state in self._states.items()
+        }  # fmt: skip
+
+    def log(self, name: str) -> str:
+        """What a child wrote."""
+        path = self._logs / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def stop(self, wait_s: float = 15.0) -> None:
+        """End all in reverse order: SIGTERM, then SIGKILL for what is left after `wait_s` seconds."""
+        for name in reversed(self.children):
+            process = self._states[name].process
+            if process is None:
+                continue
+            _end_group(process, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=wait_s)
+            _end_group(process, signal.SIGKILL)
+            process.wait()
+            self._states[name].process = None
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody uses now; held together so that they differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this number runs."""
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _end_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _turn_over(path: Path) -> None:
+    """NAME.log becomes NAME.log.1 when it is large, and so on; the oldest goes."""
+    if not path.exists() or path.stat().st_size < MAX_LOG_BYTES:
+        return
+    for number in range(KEPT - 1, 0, -1):
+        older = path.with_name(f"{path.name}.{number}")
+        if older.exists():
+            os.replace(older, path.with_name(f"{path.name}.{number + 1}"))
+    os.replace(path, path.with_name(f"{path.name}.1"))
