@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -58,6 +59,7 @@ class SiteServer:
         self._told: set[str] = set()
         self._sockets = tempfile.mkdtemp(prefix="cytosae-")  # short: a socket's path has 107 bytes
         self._socket = Path(self._sockets) / "agent.sock"
+        self._alone = without_network()
         ports = free_ports(2)
         self.children = Supervisor(self._children(*ports), home.folder / "logs")
 
@@ -106,6 +108,7 @@ class SiteServer:
         if left < SOON_DAYS:
             self._tell(f"WARNING: the client certificate ends in {left:.0f} days; ask for a new invite.")
         self._tell("relay isolation: none (one user runs all parts; deploy/systemd gives each its own).")
+        self._tell(f"agent's network: {'none' if self._alone else 'shared; deploy/systemd takes it away'}")
         self.children.start("agent")
         self._until(self._socket.exists, AGENT_S)
         for name in ("tunnel", "supernode", "relay"):
@@ -188,7 +191,18 @@ class SiteServer:
         }  # fmt: skip
         words = [part for name, value in named.items() if value for part in (f"--{name}", str(value))]
         simulated = ["--simulation"] if options.simulation else []
-        return [*python, "cytosae_local.cli", "site", "agent", *words, *simulated]
+        return [*self._alone, *python, "cytosae_local.cli", "site", "agent", *words, *simulated]
+
+
+def without_network() -> list[str]:
+    """The words before a command that give it a network namespace with nothing in it; none where the kernel or the
+    hospital forbids that."""
+    program = shutil.which("unshare")
+    way = ["--net"] if os.getuid() == 0 else ["--user", "--map-current-user", "--net"]
+    if program is None:
+        return []
+    tried = subprocess.run([program, *way, "true"], capture_output=True, timeout=30, check=False)
+    return [program, *way, "--"] if tried.returncode == 0 else []
 
 
 def agent_events(home: Home) -> list[Json]:

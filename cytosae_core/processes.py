@@ -1,7 +1,8 @@
 """Child processes of a long-running command: started in order, started again when they die, stopped in reverse.
 
 Every child leads a process group of its own, so that nothing that it starts outlives it; what it prints goes into a
-log file that is turned over at 10 MB.
+log file that is turned over at 10 MB. When the command itself is killed its children go on; the next one of the same
+folder finds them by a mark in their environment and ends them first.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ FLOWER = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "PYTHONUNBUFFERED": "1",
 }
+MARK = "CYTOSAE_SUPERVISED_IN"
 FIRST_S, LONGEST_S, CALM_S = 1.0, 60.0, 120.0
 MAX_LOG_BYTES, KEPT = 10 * 1024 * 1024, 5
 
@@ -65,6 +67,8 @@ class Supervisor:
         self.children, self._logs = {child.name: child for child in children}, logs
         self._states = {name: _State() for name in self.children}
         logs.mkdir(parents=True, exist_ok=True)
+        self._mark = str(logs.resolve())
+        end_leftovers(self._mark)
 
     def start(self, name: str) -> None:
         """Start one child that is not running."""
@@ -75,7 +79,7 @@ class Supervisor:
         _turn_over(log_path)
         # This Python's programs first: Flower's executor finds its others by name.
         path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}"
-        environment = {"PATH": path, "HOME": os.environ.get("HOME", "/")}
+        environment = {"PATH": path, "HOME": os.environ.get("HOME", "/"), MARK: self._mark}
         with open(log_path, "ab") as log:
             state.process = subprocess.Popen(
                 list(child.command), env={**environment, **child.environment}, stdin=subprocess.DEVNULL, stdout=log,
@@ -150,6 +154,32 @@ def free_ports(count: int) -> list[int]:
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [int(one.getsockname()[1]) for one in sockets]
+
+
+def end_leftovers(mark: str, wait_s: float = 10.0) -> list[int]:
+    """End what an earlier supervisor of this log folder left behind (it was killed); their process ids.
+
+    Found by the environment, which Flower's executor passes on to what it starts.
+    """
+    found = _marked(mark)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in _marked(mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        end = time.monotonic() + wait_s
+        while _marked(mark) and time.monotonic() < end:
+            time.sleep(0.05)
+    return found
+
+
+def _marked(mark: str) -> list[int]:
+    """Processes whose environment holds the mark; none where there is no /proc. Zombies have no environment."""
+    wanted, out = f"{MARK}={mark}".encode(), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if wanted in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
+                out.append(int(entry.name))
+    return out
 
 
 def alive(pid: int) -> bool:

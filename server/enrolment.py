@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cytosae_core.canonical import canonical_json, parse_json
 from cytosae_core.config import StudyConfig
-from cytosae_core.errors import MessageError, StudyError, VerificationError
+from cytosae_core.errors import MessageError, StudyError
 from cytosae_core.invite import Enrolment, make_confirmation, make_invite, read_enrolment, token_sha256
 from cytosae_core.keys import SigningKey, fingerprint
 from cytosae_core.tensors import write_atomic
@@ -142,7 +142,7 @@ class Enrolments:
 
     def _file(self, kind: str, site: str) -> Path:
         if site not in self.study.sites:
-            raise VerificationError("Expected a site of the study.")
+            raise StudyError(f"Expected a site of the study, one of {', '.join(self.study.sites)}.")
         return self.net / kind / f"{site}.json"
 
 

@@ -132,4 +132,6 @@ def test_from_an_invite_to_a_report(tmp_path: Path, processes: Processes) -> Non
         assert processes.end(f"serve {site.name}", signal.SIGTERM) == 0
         spent = cytosae(tmp_path / site.name, "site", "ledger")
         assert spent["spent"]["rounds"] == ROUNDS
-    cytosae(desk, "study", "bundle", "out", "bundle")
+    for words in (("study", "bundle", "out", "--to", "bundle"), ("audit", "verify", "bundle")):
+        done = subprocess.run([CYTOSAE, *words], cwd=desk, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
