@@ -7,7 +7,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test test-e2e lint bench clean
+.PHONY: setup demo test test-e2e test-hosts lint bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Expected Python >= 3.11, got %d.%d" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -22,10 +22,13 @@ demo: $(READY)
 	$(BIN)/cytosae demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not e2e'
+	$(BIN)/python -m pytest -m 'not e2e and not hosts'
 
 test-e2e: $(READY)
 	$(BIN)/python -m pytest -m e2e
+
+test-hosts: $(READY)
+	$(BIN)/python -m pytest -m hosts -rs
 
 lint: $(READY)
 	$(BIN)/ruff check .

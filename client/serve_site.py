@@ -23,12 +23,13 @@ from typing import Any
 from cytosae_core.canonical import canonical_json
 from cytosae_core.errors import CytosaeError, SetupError, VerificationError
 from cytosae_core.keys import fingerprint
-from cytosae_core.processes import FLOWER, Child, Supervisor, alive, free_ports
+from cytosae_core.processes import FLOWER, Child, Supervisor, only_one
 from cytosae_core.tensors import write_atomic
 
 from .events import EVENTS
 from .home import Home
 from .join import enrolment, post_enrolment
+from .ports import free_ports
 from .preflight import agent_options, days_left, take_confirmation
 
 FIRST_S, LONGEST_S, LOOK_S = 2.0, 60.0, 1.0
@@ -51,11 +52,7 @@ class SiteServer:
         self.home, self._say = home, say
         if not home.facts.get("data"):
             raise SetupError("Expected a check of the images first.", hint="cytosae site check DATA")
-        before = read_state(home)
-        if before.get("status", "stopped") != "stopped" and alive(int(before.get("pid", 0))):
-            raise SetupError(
-                f"Expected no other serve of this home, got pid={before['pid']}.", hint="Stop it first."
-            )
+        self._lock = only_one(home.folder / "serve.lock", "serve of this home", "Stop it first.")
         self._told: set[str] = set()
         self._sockets = tempfile.mkdtemp(prefix="cytosae-")  # short: a socket's path has 107 bytes
         self._socket = Path(self._sockets) / "agent.sock"
@@ -133,7 +130,12 @@ class SiteServer:
         for name in self.children.watch():
             self._say(f"{name} ended and is started again (logs/{name}.log).")
         for event in self._new_events():
-            self._say(_sentence(event))
+            if event.get("rows") != 0:  # nothing withheld is no news
+                self._say(_sentence(event))
+            if (event["event"], event.get("kind")) == ("answered", "close"):
+                self._say(
+                    "The study is complete; the report is with its coordinator. Ctrl-C ends this command."
+                )
         self._write_state("serving")
 
     def _new_events(self) -> list[Json]:
@@ -173,7 +175,8 @@ class SiteServer:
             *python, "cytosae_client.relay", f"127.0.0.1:{runtime}", str(self._socket), "--secret-file", secret,
         ]  # fmt: skip
         way = [
-            *python, "cytosae_client.tunnel", str(home.folder), str(home.facts["endpoint"]), "--port", str(tunnel),
+            *python, "cytosae_client.tunnel", str(home.keys), str(home.folder / "ca.crt"),
+            str(home.facts["endpoint"]), "--port", str(tunnel),
         ]  # fmt: skip
         return [
             Child("tunnel", way, FLOWER), Child("agent", self._agent(python), _threads()),

@@ -54,14 +54,15 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 def main() -> None:
-    """`python -m cytosae_client.tunnel HOME ENDPOINT --port PORT`."""
+    """`python -m cytosae_client.tunnel KEYS CA ENDPOINT --port PORT`."""
     parser = argparse.ArgumentParser(prog="cytosae-tunnel")
-    parser.add_argument("home", type=Path)
+    parser.add_argument("keys", type=Path, help="folder with client.crt, tls.key, local.crt, local.key")
+    parser.add_argument("ca", type=Path, help="the study's certificate authority, PEM")
     parser.add_argument("endpoint")
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(options.home / "keys", options.home / "ca.crt", options.endpoint, options.port))
+        asyncio.run(serve(options.keys, options.ca, options.endpoint, options.port))
 
 
 if __name__ == "__main__":

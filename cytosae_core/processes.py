@@ -8,15 +8,17 @@ folder finds them by a mark in their environment and ends them first.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from .errors import SetupError
 
 # Every Flower process: no telemetry, no question for updates, nothing installed behind our back.
 FLOWER = {
@@ -147,15 +149,6 @@ class Supervisor:
             self._states[name].process = None
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody uses now; held together so that they differ."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-
-
 def end_leftovers(mark: str, wait_s: float = 10.0) -> list[int]:
     """End what an earlier supervisor of this log folder left behind (it was killed); their process ids.
 
@@ -180,6 +173,21 @@ def _marked(mark: str) -> list[int]:
             if wanted in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
                 out.append(int(entry.name))
     return out
+
+
+def only_one(path: Path, what: str, hint: str) -> int:
+    """Hold a lock for as long as this process lives, or until the descriptor returned is closed.
+
+    Raises:
+        SetupError: another process holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise SetupError(f"Expected no other {what}, got one that runs.", hint=hint) from error
+    return descriptor
 
 
 def alive(pid: int) -> bool:

@@ -56,9 +56,10 @@ def main(grid: Grid, context: Context) -> None:
 def run_over_flower(transport: Transport, study: Path) -> int:
     """The round loop over `transport`; returns its exit status, 0 when the study ended well."""
     # Here and not above: `flwr build` and the Flower CLI load this module only to check that `app` exists.
+    from .progress import Progress
     from .study import run_study_folder
 
-    return int(run_study_folder(study, transport))
+    return int(run_study_folder(study, transport, Progress(study / "run" / "progress.json")))
 
 
 def _study_folder(text: str) -> Path:

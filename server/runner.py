@@ -24,13 +24,14 @@ from typing import Any
 
 from cytosae_core.canonical import canonical_json, parse_json, sha256_file
 from cytosae_core.errors import SetupError, StudyError
-from cytosae_core.processes import FLOWER, Child, Supervisor, free_ports
+from cytosae_core.processes import FLOWER, Child, Supervisor, only_one
 from cytosae_core.tensors import write_atomic
 
 from .enrolment import Enrolments
+from .ports import free_ports
 from .proxy import caddy, caddyfile
 
-START_S, ASK_S, TRIES = 90.0, 2.0, 5
+START_S, ASK_S, TRIES, ONLINE_EVERY = 90.0, 2.0, 5, 5
 APP = """[project]
 name = "cytosae-study"
 version = "0.1.0"
@@ -78,11 +79,13 @@ class Runner:
         self.folder, self.net = self.held.folder, self.held.net
         self._listen, self._without, self._say = listen, without, say
         self._check()
+        self._lock = only_one(self.net / "lock", "start of this study", "cytosae study stop")
         self._ports = dict(zip(("superlink", "front"), free_ports(2), strict=True))
         self._prepare()
         self.children = Supervisor(self._children(), self.net / "logs")
         self._run_id, self._tries = "", 0
         self._ids: dict[str, str] = {}
+        self._online: list[str] = []
 
     def _check(self) -> None:
         left, quorum = len(self.held.study.sites) - len(self._without), self.held.study.rounds.quorum
@@ -223,11 +226,16 @@ class Runner:
         return f"Online: {online} ({len(here)} of {len(wanted)}). " + "; ".join(rest)
 
     def _watch(self) -> int:
+        turn = 0
         while True:
             if not self._run_id:
                 self._submit()
             status, details = self._status()
-            self._write_state(status or "running", {"run": self._run_id, "details": details})
+            if turn % ONLINE_EVERY == 0:
+                self._online = self._online_or_nobody()
+            turn += 1
+            more = {"run": self._run_id, "details": details, "online": self._online}
+            self._write_state(status or "running", more)
             if status == "finished:completed":
                 self._say(f"Report: {self.folder / 'report.html'}")
                 return 0
@@ -239,6 +247,11 @@ class Runner:
                 self._run_id = ""
             self._tend()
             time.sleep(ASK_S)
+
+    def _online_or_nobody(self) -> list[str]:
+        with contextlib.suppress(SetupError, subprocess.TimeoutExpired):  # the SuperLink is down just now
+            return self.online()
+        return []
 
     def _submit(self) -> None:
         quoted = f"study='{self.folder}'"

@@ -7,7 +7,7 @@ import json
 import time
 from pathlib import Path
 
-from . import privacy_cli, study_admit, study_advance, study_net, study_new, study_plan
+from . import privacy_cli, study_admit, study_advance, study_net, study_new, study_plan, study_watch
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +38,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     study_admit.register(commands)
     privacy_cli.register(commands)
     study_net.register(commands)
+    study_watch.register(commands)
 
 
 def _run(options: argparse.Namespace) -> int:

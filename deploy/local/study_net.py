@@ -126,11 +126,6 @@ def _start(options: argparse.Namespace) -> int:
         raise StudyError(
             "Expected --listen HOST:PORT, and an invite before.", hint="cytosae study invite SITE OUT"
         )
-    running = _state(options.folder)
-    if running and alive(int(running["pid"])):
-        raise StudyError(
-            f"Expected no other start of this study, got pid={running['pid']}.", hint="cytosae study stop"
-        )
     name = kept.read_text().strip().rpartition(":")[0]
 
     def say(text: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.lacking import lacking
 
-SITE = Path(__file__).resolve().parents[2] / "deploy" / "site"
+SITE = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
 UNITS = sorted(SITE.glob("*.service"))
 
 
@@ -22,11 +22,23 @@ def settings(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def test_three_services_are_three_users() -> None:
-    users = [settings(path)["User"] for path in UNITS]
-    assert len(UNITS) == 3 and len({user[0] for user in users}) == 3
-    named = re.findall(r"^u (\w+)", (SITE / "cytosae.sysusers").read_text(), re.M)
-    assert {user[0] for user in users} == set(named)
+def test_every_service_is_a_user_of_its_own() -> None:
+    for sysusers, names in (
+        ("cytosae.sysusers", ("agent", "relay", "supernode", "tunnel")),
+        ("cytosae-coordinator.sysusers", ("coordinator",)),
+    ):
+        users = [settings(SITE / f"cytosae-{name}.service")["User"][0] for name in names]
+        named = re.findall(r"^u (\S+)", (SITE / sysusers).read_text(), re.M)
+        assert len(set(users)) == len(names) and set(users) == set(named)
+    assert len(UNITS) == 5
+
+
+def test_only_the_tunnel_may_leave_the_machine() -> None:
+    local = ["cytosae-relay", "cytosae-supernode"]
+    for name in local:
+        unit = settings(SITE / f"{name}.service")
+        assert unit["IPAddressDeny"] == ["any"] and unit["IPAddressAllow"] == ["localhost"]
+    assert "IPAddressDeny" not in settings(SITE / "cytosae-tunnel.service")
 
 
 def test_the_agent_has_no_network_and_runs_isolated() -> None:

@@ -19,9 +19,9 @@ from cytosae_core.config import StudyConfig
 from cytosae_core.errors import SetupError, VerificationError
 from cytosae_core.invite import make_invite
 from cytosae_core.keys import SigningKey
-from cytosae_core.processes import free_ports
 from cytosae_server import pki
 from cytosae_server.pki import Authority
+from tests.flower_processes import free_ports
 
 PEM = serialization.Encoding.PEM
 
