@@ -6,7 +6,7 @@ from __future__ import annotations
 FAULTS: dict[str, tuple[str, str]] = {
     "unreachable": ("the site was not online", "The site: cytosae site serve. It comes back by itself."),
     "relay": ("the site's relay ended without an answer", "Asked again by itself; else the site: logs/relay.log."),
-    "deadline": ("no answer in time", "The site is slow or busy: compare `site check`'s time with rounds.deadline_s."),
+    "deadline": ("no answer in time", "The site is slow or busy: compare `site check` with rounds.deadline_s."),
     "lost": ("the coordinator was restarted before the answer came", "Nothing: the site is asked again."),
     "expired": ("the request was too old when it arrived", "Compare clocks: cytosae doctor at both ends."),
     "busy": ("the site was still at work on another message", "Asked again by itself."),

@@ -97,12 +97,19 @@ def _site(folder: Path, site: str, state: Json, progress: Json, rounds: list[Jso
     now = dict(dict(progress.get("sites", {})).get(site, {}))
     fvu = [entry["sites"][site]["fvu"] for entry in rounds if site in entry["sites"]]
     return {
-        "enrolment": enrolment, "online": site in state.get("online", []) if state else None,
+        "enrolment": enrolment, "online": _online(site, state),
         "doing": str(now.get("state", "")), "since": now.get("since"), "dropped": dropped,
         "rounds": sum(site in entry["sites"] for entry in rounds), "fvu": fvu[-1] if fvu else None,
         "bytes": sum(entry["received"].get(site, 0) for entry in rounds),
         "faults": sum(site in entry["faults"] for entry in rounds),
     }  # fmt: skip
+
+
+def _online(site: str, state: Json) -> bool | None:
+    """None: nobody looks, because the study does not run."""
+    return (
+        site in state["online"] if state.get("online") is not None and state["status"] != "stopped" else None
+    )
 
 
 def _faults(progress: Json, rounds: list[Json]) -> list[Json]:

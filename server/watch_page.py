@@ -1,4 +1,4 @@
-"""The dashboard as text: a pure function of `watch.snapshot`. The script only puts newer text in the old one's place."""
+"""The dashboard as text: a pure function of `watch.snapshot`. Its script only puts newer text in place of old."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import base64
 import hashlib
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from cytosae_core.report.figure import Figure
 from cytosae_core.report.figures import by_round
 from cytosae_core.report.figures_study import bytes_by_round
 from cytosae_core.report.page import Gap, TableCell, facts, figure, section, table, tag, words
@@ -62,11 +64,12 @@ def page(state: Json) -> str:
     head = tag(
         "head",
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<link rel="icon" href="data:,">'
         + words("title", f"{state['study']}: live")
         + f"<style>{CSS}{LIVE_CSS}</style>",
     )
     mast = tag(
-        "div", words("b", "CytoSAE Federation") + words("span", "loaded", id="line"), class_="masthead"
+        "header", words("b", "CytoSAE Federation") + words("span", "loaded", id="line"), class_="masthead"
     )
     main = tag("main", fragment(state), id="live")
     foot = tag("footer", words("b", "Research use; not a medical device.") + escape(" Read-only."))
@@ -102,6 +105,11 @@ def duration(seconds: int) -> str:
     return f"{seconds} seconds"
 
 
+def down_word(state: Json) -> str:
+    """A program that does not run is news only while the study does."""
+    return " DOWN" if state["status"] in ("running", "waiting") else " ended"
+
+
 def _first(state: Json) -> str:
     down = [name for name, child in state["programs"].items() if not child["running"]]
     bad = bool(down) and state["status"] in ("running", "waiting")
@@ -112,7 +120,7 @@ def _first(state: Json) -> str:
               aria_label=f"{state['rounds_done']} of {state['rounds']} rounds")  # fmt: skip
     online = sum(bool(site["online"]) for site in state["sites"].values())
     programs = ", ".join(
-        f"{name}{'' if child['running'] else ' DOWN'}"
+        f"{name}{'' if child['running'] else down_word(state)}"
         + (f" (started {child['starts']} times)" if child["starts"] > 1 else "")
         for name, child in state["programs"].items()
     )
@@ -158,7 +166,10 @@ def _training(state: Json) -> str:
         for entry in state["training"]
     ]
     report = {"rounds": rounds}
-    pictures = figure(by_round(report, [])) + figure(bytes_by_round(report, []))
+    sizes = bytes_by_round(report, [])
+    if isinstance(sizes, Figure):  # the report's own words point to a list that is not here
+        sizes = replace(sizes, how="Messages of training, all sites together, round by round.")
+    pictures = figure(by_round(report, [])) + figure(sizes)
     return section("training", "Training", "Lower is better.", tag("div", pictures, class_="pair"))
 
 
@@ -175,10 +186,10 @@ def _faults(state: Json) -> str:
 
 def _logs(state: Json) -> str:
     rows: list[list[TableCell]] = [
-        [name, *(["", Gap("no entry yet")] if head is None else [str(head["size"]), head["root"]])]
+        [name, str(head["size"]), head["root"]] if head else [name, "0", Gap("no entry yet")]
         for name, head in state["logs"].items()
     ]
-    intro = "The newest signed head of every party's log. Sites see the same for theirs: compare by phone when in doubt."
+    intro = "The newest signed head of every party's log. Sites see theirs: compare by phone when in doubt."
     return section("logs", "Logs", intro, table(("Party", "Entries", "Root"), rows))
 
 
@@ -197,7 +208,7 @@ def _event(event: Json) -> str:
 
 def metrics(state: Json) -> str:
     """The same in Prometheus' text format, version 0.0.4."""
-    study = _label(state["study"])
+    study = f'study="{state["study"]}"'  # letters, digits, spaces, ._-
     out = [
         "# TYPE cytosae_rounds_done gauge", f"cytosae_rounds_done{{{study}}} {state['rounds_done']}",
         "# TYPE cytosae_rounds gauge", f"cytosae_rounds{{{study}}} {state['rounds']}",
@@ -217,8 +228,3 @@ def metrics(state: Json) -> str:
         "# TYPE cytosae_snapshot_seconds gauge", f"cytosae_snapshot_seconds{{{study}}} {int(time.time())}",
     ]  # fmt: skip
     return "\n".join(out) + "\n"
-
-
-def _label(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
-    return f'study="{escaped}"'

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,22 @@ FLAGS = (
     "--remote-debugging-pipe",
 )
 PATIENCE_S = 60.0
+BROKEN = "axe.run().then(function(r){return r.violations.map(function(v){return v.id})})"
+# Elements whose own text has less contrast with what is behind it than 4.5 : 1 (WCAG 2.1).
+FAINT = """(function(){
+function rgb(text){var m=text.match(/[\\d.]+/g).map(Number);return m.length<4?m.concat(1):m}
+function light(c){var v=c.slice(0,3).map(function(x){x/=255;return x<=.04045?x/12.92:Math.pow((x+.055)/1.055,2.4)});
+ return .2126*v[0]+.7152*v[1]+.0722*v[2]}
+function behind(e){for(;e;e=e.parentElement){var c=rgb(getComputedStyle(e).backgroundColor);if(c[3]>0)return c}
+ return [255,255,255,1]}
+var out=[];
+document.querySelectorAll("body *").forEach(function(e){
+ if(e.closest("svg")||e.closest("script,[hidden]")||!e.getClientRects().length)return;
+ var own=Array.prototype.some.call(e.childNodes,function(n){return n.nodeType===3&&n.data.trim()});
+ if(!own)return;
+ var a=light(rgb(getComputedStyle(e).color)),b=light(behind(e)),r=(Math.max(a,b)+.05)/(Math.min(a,b)+.05);
+ if(r<4.5&&!e.disabled)out.push([e.tagName,e.className,e.textContent.slice(0,30),r]);
+});return out})()"""
 
 
 def chromium() -> str:
@@ -33,6 +50,14 @@ def chromium() -> str:
     if found is None:
         lacking("chromium on the path")
     return found
+
+
+def axe_source() -> str:
+    """axe-core 4.12 (Deque), as a Python wheel carries it; only the script is used."""
+    found = find_spec("axe_playwright_python")
+    if found is None or not found.submodule_search_locations:
+        lacking("axe-playwright-python: make setup")
+    return (Path(found.submodule_search_locations[0]) / "axe.min.js").read_text()
 
 
 class Browser:
@@ -88,11 +113,15 @@ class Browser:
 
     def open(self, path: Path, after: str = "") -> float:
         """Open a file; returns the seconds until its load event."""
+        return self.visit(f"file://{path}{after}")
+
+    def visit(self, url: str) -> float:
+        """Open an address; returns the seconds until its load event."""
         self.call("Page.navigate", url="about:blank")
         self._until_loaded(self._loaded)
         self.requests.clear()
         start, seen = time.perf_counter(), self._loaded
-        self.call("Page.navigate", url=f"file://{path}{after}")
+        self.call("Page.navigate", url=url)
         self._until_loaded(seen)
         return time.perf_counter() - start
 

@@ -135,9 +135,12 @@ def _faults(state: Json) -> list[Any]:
 def _programs(state: Json) -> Any:
     from rich.text import Text
 
+    from cytosae_server.watch_page import down_word
+
     return Text(
         "  ".join(
-            f"{name} {'runs' if child['running'] else 'DOWN'}" for name, child in state["programs"].items()
+            f"{name}{' runs' if child['running'] else down_word(state)}"
+            for name, child in state["programs"].items()
         ),
         style="dim",
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +13,16 @@ import pytest
 
 from cytosae_core.report.html import render_pages
 from cytosae_core.report.management import render_both
-from tests.devtools import Browser, browser
-from tests.lacking import lacking
+from tests.devtools import BROKEN, FAINT, Browser, axe_source, browser
 from tests.unit.test_report_pages import large
 
 Json = dict[str, Any]
 EXAMPLE = Path(__file__).resolve().parents[1] / "unit" / "report_example.json"
 COUNT = 49_152
-# Elements whose own text has less contrast with what is behind it than 4.5 : 1 (WCAG 2.1).
-FAINT = """(function(){
-function rgb(text){var m=text.match(/[\\d.]+/g).map(Number);return m.length<4?m.concat(1):m}
-function light(c){var v=c.slice(0,3).map(function(x){x/=255;return x<=.04045?x/12.92:Math.pow((x+.055)/1.055,2.4)});
- return .2126*v[0]+.7152*v[1]+.0722*v[2]}
-function behind(e){for(;e;e=e.parentElement){var c=rgb(getComputedStyle(e).backgroundColor);if(c[3]>0)return c}
- return [255,255,255,1]}
-var out=[];
-document.querySelectorAll("body *").forEach(function(e){
- if(e.closest("svg")||e.closest("script,[hidden]")||!e.getClientRects().length)return;
- var own=Array.prototype.some.call(e.childNodes,function(n){return n.nodeType===3&&n.data.trim()});
- if(!own)return;
- var a=light(rgb(getComputedStyle(e).color)),b=light(behind(e)),r=(Math.max(a,b)+.05)/(Math.min(a,b)+.05);
- if(r<4.5&&!e.disabled)out.push([e.tagName,e.className,e.textContent.slice(0,30),r]);
-});return out})()"""
 ROWS = (
     'Array.from(document.querySelector("#catalogue tbody").rows)'
     ".filter(r=>!r.hidden).map(r=>r.cells[0].textContent)"
 )
-BROKEN = "axe.run().then(function(r){return r.violations.map(function(v){return v.id})})"
 SAID = 'document.getElementById("b-said").textContent'
 
 
@@ -205,11 +187,7 @@ def test_text_has_contrast_on_light_and_dark_screens(
 
 @pytest.fixture(scope="module")
 def axe() -> str:
-    """axe-core 4.12 (Deque), as a Python wheel carries it; only the script is used."""
-    found = find_spec("axe_playwright_python")
-    if found is None or not found.submodule_search_locations:
-        lacking("axe-playwright-python: make setup")
-    return (Path(found.submodule_search_locations[0]) / "axe.min.js").read_text()
+    return axe_source()
 
 
 @pytest.mark.parametrize("dark", [False, True])
