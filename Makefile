@@ -7,7 +7,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test test-e2e test-hosts lint bench clean
+.PHONY: setup demo test test-e2e test-hosts lint bench soak clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Expected Python >= 3.11, got %d.%d" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -34,6 +34,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+soak: $(READY)
+	$(BIN)/python -m benchmarks.soak --rounds 200 --sites 5
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run

@@ -27,14 +27,15 @@ BASIC = ("firing_rate", "auroc", "auroc_se", "auroc_shuffled", "reliability", "q
 
 
 def study_of(sites: int, n: int, d: int, rounds: int) -> StudyConfig:
-    """A training study of `sites` sites."""
+    """A training study of `sites` sites; with 0 rounds a frozen dictionary's."""
     return StudyConfig(
         name="bench",
-        sites=tuple(f"site-{index:03d}" for index in range(sites)),
+        kind="train" if rounds else "validate",
+        sites=tuple(f"site-{index:04d}" for index in range(sites)),
         simulation=True,
         encoder=EncoderConfig(d=d),
-        dictionary=DictionaryConfig(n=n, init="random"),
-        training=TrainingConfig(rounds=rounds),
+        dictionary=DictionaryConfig(n=n, init="random") if rounds else DictionaryConfig(n=n, digest="0" * 64),
+        training=TrainingConfig(rounds=rounds or 1),
         rounds=RoundsConfig(quorum=2),
         statistics=StatisticsConfig(classes=("a", "b", "c", "d")),
     )
@@ -99,10 +100,10 @@ class FakeSite:
 
 
 def make(
-    sites: int, n: int, d: int, rounds: int, folder: Path
+    sites: int, n: int, d: int, rounds: int, folder: Path, key: SigningKey | None = None
 ) -> tuple[StudyConfig, SigningKey, dict[str, FakeSite]]:
     """A study, its key and its fake sites, with their logs in `folder`."""
-    study, key = study_of(sites, n, d, rounds), SigningKey.generate()
+    study, key = study_of(sites, n, d, rounds), key or SigningKey.generate()
     return study, key, {name: FakeSite(name, study, key.public_hex, folder) for name in study.sites}
 
 

@@ -14,6 +14,7 @@ RUNS = {
     "door and logs": ("benchmarks.door",),
     "coordinator, 5 sites": ("benchmarks.coordinator", "--sites", "5"),
     "coordinator, 100 sites": ("benchmarks.coordinator", "--sites", "100"),
+    "coordinator, 10 and 400 sites": ("benchmarks.many_sites",),
     "embedding and training": ("benchmarks.steps",),
     "encoder": ("benchmarks.encoder",),
     "extraction": ("benchmarks.extract",),
