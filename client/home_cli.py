@@ -27,6 +27,9 @@ def register(commands: Any) -> None:
         "--approval", choices=("never", "first_round_and_report", "always"), default="never",
         help="what waits for an officer (default never; site policy changes it)",
     )  # fmt: skip
+    join.add_argument(
+        "--offline", action="store_true", help="this hospital has no outgoing connection: files are carried"
+    )
     join.add_argument("--json", action="store_true")
     join.set_defaults(run=_join)
     check = commands.add_parser(
@@ -40,6 +43,16 @@ def register(commands: Any) -> None:
     check.add_argument("--quick", action="store_true", help="without encoder, embedding and dry round")
     check.add_argument("--json", action="store_true")
     check.set_defaults(run=_check)
+    take = commands.add_parser("import", help="without a network: take files that the coordinator gave")
+    take.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    give = commands.add_parser(
+        "export", help="without a network: write what has to be carried to the coordinator"
+    )
+    give.add_argument("--to", type=Path, required=True, metavar="FOLDER")
+    for parser, run in ((take, _import), (give, _export)):
+        parser.add_argument("--home", type=Path)
+        parser.add_argument("--json", action="store_true")
+        parser.set_defaults(run=run)
     serve = commands.add_parser("serve", help="take part until stopped; reconnects for ever")
     serve.add_argument("--home", type=Path)
     serve.set_defaults(run=_serve)
@@ -70,7 +83,8 @@ def _join(options: argparse.Namespace) -> int:
         print("Nothing was made and nothing was sent.", file=sys.stderr)
         return 1
     home = join(data, options.home or Path(f"{_stem(invite.study)}-{invite.site}"), approval=options.approval)
-    sent, why = _send(home)
+    home.keep(offline=options.offline)
+    sent, why = (False, "") if options.offline else _send(home)
     shown = fingerprint(home.site_key.public_hex)
     facts = {
         "home": str(home.folder), "site": invite.site, "site_fingerprint": shown,
@@ -80,7 +94,9 @@ def _join(options: argparse.Namespace) -> int:
         print(json.dumps(facts))
         return 0
     print(f"\nHome of this site: {home.folder}")
-    if not sent:
+    if options.offline:
+        print("Messages go by files. Next: cytosae site export --to FOLDER, and carry it to the coordinator.")
+    elif not sent:
         print(f"{why}\nSend enrolment.json from there to the coordinator, or let `site serve` try again.")
     print(f"Read this fingerprint of your site to the coordinator by phone:\n\n    {shown}\n")
     print("Next: cytosae site check DATA, then cytosae site serve.")
@@ -213,6 +229,37 @@ def _check_images(options: argparse.Namespace) -> int:
         for problem in result.problems:
             console.print(f"! {problem}", markup=False)
     return 0 if result.usable else 1
+
+
+# import and export ----------------------------------------------------------------------------------------
+
+
+def _import(options: argparse.Namespace) -> int:
+    from .home import need_home
+    from .offline import take
+
+    found = {}
+    for name, what in take(need_home(options.home), options.files):
+        found[name] = what
+        if not options.json:
+            print(f"{name}: {what}", flush=True)
+    if options.json:
+        print(json.dumps(found))
+    elif any(what.startswith("answered") for what in found.values()):
+        print("Next: cytosae site export --to FOLDER")
+    return int(any(what.startswith("refused") for what in found.values()))
+
+
+def _export(options: argparse.Namespace) -> int:
+    from .home import need_home
+    from .offline import give
+
+    names = give(need_home(options.home), options.to)
+    if options.json:
+        print(json.dumps({"files": names}))
+    else:
+        print(f"Carry to the coordinator: {', '.join(names)}" if names else "Nothing waits to be carried.")
+    return 0
 
 
 # serve and ledger -------------------------------------------------------------------------------------------

@@ -45,13 +45,17 @@ class SiteServer:
         home: joined, and checked (so that it knows its images). say: a line for the person who looks on.
 
     Raises:
-        SetupError: `site check` has not passed yet, or another `serve` runs.
+        SetupError: `site check` has not passed yet, the home goes by files, or another `serve` runs.
     """
 
     def __init__(self, home: Home, say: Say) -> None:
         self.home, self._say = home, say
         if not home.facts.get("data"):
             raise SetupError("Expected a check of the images first.", hint="cytosae site check DATA")
+        if home.facts.get("offline"):
+            raise SetupError(
+                "Expected a home with a network, this one goes by files.", hint="cytosae site import FILE"
+            )
         self._lock = only_one(home.folder / "serve.lock", "serve of this home", "Stop it first.")
         self._told: set[str] = set()
         self._sockets = tempfile.mkdtemp(prefix="cytosae-")  # short: a socket's path has 107 bytes

@@ -56,10 +56,15 @@ def main(grid: Grid, context: Context) -> None:
 def run_over_flower(transport: Transport, study: Path) -> int:
     """The round loop over `transport`; returns its exit status, 0 when the study ended well."""
     # Here and not above: `flwr build` and the Flower CLI load this module only to check that `app` exists.
+    from .mail import with_mail
     from .progress import Progress
     from .study import run_study_folder
 
-    return int(run_study_folder(study, transport, Progress(study / "run" / "progress.json")))
+    return int(
+        run_study_folder(
+            study, with_mail(transport, study / "net"), Progress(study / "run" / "progress.json")
+        )
+    )
 
 
 def _study_folder(text: str) -> Path:

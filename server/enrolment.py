@@ -127,6 +127,16 @@ class Enrolments:
         self.event("confirmed", site, fingerprint=mine)
         return mine
 
+    def to_carry(self, site: str) -> Path:
+        """A folder with what a site without a network needs next: its confirmation, the start file."""
+        folder = self.net / "mail" / site / "out"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(folder / "confirmation.json", self._file("confirmed", site).read_bytes())
+        start = self.folder / "start.safetensors"
+        if start.exists():
+            write_atomic(folder / "start.safetensors", start.read_bytes())
+        return folder
+
     def confirmed(self, site: str) -> bytes | None:
         """A site's confirmation."""
         path = self._file("confirmed", site)

@@ -28,6 +28,7 @@ from cytosae_core.processes import FLOWER, Child, Supervisor, only_one
 from cytosae_core.tensors import write_atomic
 
 from .enrolment import Enrolments
+from .mail import list_sites
 from .ports import free_ports
 from .proxy import caddy, caddyfile
 
@@ -69,15 +70,16 @@ class Runner:
     """Everything that a coordinator's machine runs for the study in `folder`.
 
     Args:
-        listen: of the proxy. without: sites that the study starts without.
+        listen: of the proxy. without: sites that the study starts without. by_files: sites without a network.
     """
 
     def __init__(
-        self, folder: Path, listen: Listen, *, without: tuple[str, ...] = (), say: Say = print
-    ) -> None:
+        self, folder: Path, listen: Listen, *, without: tuple[str, ...] = (), by_files: tuple[str, ...] = (),
+        say: Say = print,
+    ) -> None:  # fmt: skip
         self.held = Enrolments(folder.resolve())
         self.folder, self.net = self.held.folder, self.held.net
-        self._listen, self._without, self._say = listen, without, say
+        self._listen, self._without, self._by_files, self._say = listen, without, by_files, say
         self._check()
         self._lock = only_one(self.net / "lock", "start of this study", "cytosae study stop")
         self._ports = dict(zip(("superlink", "front"), free_ports(2), strict=True))
@@ -93,6 +95,9 @@ class Runner:
             raise StudyError(
                 f"Expected {quorum} sites for the quorum, got {left}.", hint="Leave --without away."
             )
+        unknown = {*self._without, *self._by_files} - set(self.held.study.sites)
+        if unknown:
+            raise StudyError(f"Expected sites of the study, got {', '.join(sorted(unknown))}.")
         caddy()
 
     def _prepare(self) -> None:
@@ -104,6 +109,7 @@ class Runner:
             descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(secrets.token_bytes(32))
+        list_sites(self.net, self._by_files)
         app = self.net / "app" / "cytosae-study"
         (self.net / "flower").mkdir(exist_ok=True)
         app.mkdir(parents=True, exist_ok=True)
@@ -203,11 +209,12 @@ class Runner:
     def _wait_for_sites(self, wait_s: float) -> None:
         """Until all wanted sites are online; after `wait_s` seconds a quorum of them is enough."""
         wanted, quorum = set(self.held.study.sites) - set(self._without), self.held.study.rounds.quorum
+        carried = set(self._by_files)
         end, told = time.monotonic() + wait_s, ""
         while True:
             if set(self._confirmed()) - set(self._ids.values()):
                 self._register()
-            here = set(self.online()) & wanted
+            here = (set(self.online()) | (carried & set(self._confirmed()))) & wanted
             if (now := self._presence(here, wanted)) != told:
                 self._say(now)
                 told = now

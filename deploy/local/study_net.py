@@ -51,6 +51,10 @@ def register(commands: Any) -> None:
         start.add_argument(
             "--without", action="append", default=[], metavar="SITE", help="do not wait for this one"
         )
+        start.add_argument(
+            "--by-files", action="append", default=[], metavar="SITE",
+            help="this site has no network: its messages are files in OUT/net/mail/SITE",
+        )  # fmt: skip
         start.set_defaults(run=_start)
     for name, text, run in (
         ("status", "sites, run and programs", _status),
@@ -103,11 +107,14 @@ def _confirm(options: argparse.Namespace) -> int:
     if options.enrolment:
         held.receive(options.enrolment.read_bytes())
     shown = held.confirm(options.site, options.fingerprint)
+    carry = held.to_carry(options.site) if options.enrolment else None
     if options.json:
         print(json.dumps({"site": options.site, "fingerprint": shown, "states": held.states()}))
         return 0
     left = [site for site, state in held.states().items() if state != "confirmed"]
     print(f"{options.site} is in the study (key {shown}).")
+    if carry:
+        print(f"To carry to it, for `cytosae site import`: the files in {carry}")
     print(
         f"Not yet confirmed: {', '.join(left)}."
         if left
@@ -132,7 +139,8 @@ def _start(options: argparse.Namespace) -> int:
         print(text, flush=True)
 
     runner = Runner(
-        options.folder, Listen(host, int(port), (name,)), without=tuple(options.without), say=say,
+        options.folder, Listen(host, int(port), (name,)), without=tuple(options.without),
+        by_files=tuple(options.by_files), say=say,
     )  # fmt: skip
     signal.signal(signal.SIGTERM, _interrupted)
     try:
