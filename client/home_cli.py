@@ -181,7 +181,7 @@ def _preflight(preflight: Preflight, as_json: bool) -> int:
     for row in preflight.rows():
         rows.append(row)
         if not as_json:
-            _print_row(row)
+            print_row(row)
     failed = [row.name for row in rows if row.state == FAIL]
     if as_json:
         shown = [{"name": row.name, "state": row.state, "found": row.found, "fix": row.fix} for row in rows]
@@ -198,7 +198,8 @@ def _preflight(preflight: Preflight, as_json: bool) -> int:
     return int(bool(failed))
 
 
-def _print_row(row: Row) -> None:
+def print_row(row: Row) -> None:
+    """One line of a preflight: state, name, what was found, what to do."""
     from rich.console import Console
     from rich.text import Text
 

@@ -38,7 +38,7 @@ from .progress import progress
 from .serve import make_site
 
 OK, WARN, FAIL = "ok", "WARN", "FAIL"
-CLOCK_S, CERTIFICATE_DAYS = 60.0, 3.0
+CLOCK_S, CERTIFICATE_DAYS, RENEWED_DAYS = 60.0, 3.0, 60.0
 FREE_BYTES, MEMORY_BYTES, TOKENS_PER_CELL = 2 << 30, 4 << 30, 257
 CANARY_TOLERANCE = 2e-3  # what the coordinator drops a site for (server/loop.py)
 Json = dict[str, Any]
@@ -169,6 +169,9 @@ class Preflight:
                 "Read your fingerprint to the coordinator by phone; `site serve` waits for it.",
             )  # fmt: skip
         left = days_left(self.home.keys / "client.crt")
+        if left < RENEWED_DAYS and not self._offline:
+            take_confirmation(self.home)  # the coordinator may have a newer one
+            left = days_left(self.home.keys / "client.crt")
         found = f"confirmed, certificate good for {left:.0f} days"
         return Row("confirmation", OK if left > CERTIFICATE_DAYS else FAIL, found, "Ask for a new invite.")
 

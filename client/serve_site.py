@@ -33,7 +33,7 @@ from .ports import free_ports
 from .preflight import agent_options, days_left, take_confirmation
 
 FIRST_S, LONGEST_S, LOOK_S = 2.0, 60.0, 1.0
-DRAIN_S, AGENT_S, TAIL_BYTES, SOON_DAYS = 60.0, 3600.0, 1 << 16, 14.0
+DRAIN_S, AGENT_S, TAIL_BYTES, SOON_DAYS, HOUR_S = 60.0, 3600.0, 1 << 16, 30.0, 3600.0
 Json = dict[str, Any]
 Say = Callable[[str], None]
 
@@ -58,6 +58,7 @@ class SiteServer:
             )
         self._lock = only_one(home.folder / "serve.lock", "serve of this home", "Stop it first.")
         self._told: set[str] = set()
+        self._renew_at = 0.0
         self._sockets = tempfile.mkdtemp(prefix="cytosae-")  # short: a socket's path has 107 bytes
         self._socket = Path(self._sockets) / "agent.sock"
         self._alone = without_network()
@@ -102,12 +103,12 @@ class SiteServer:
 
     def _start(self) -> None:
         left = days_left(self.home.keys / "client.crt")
-        if left <= 0:
+        if left <= 0 and not self._renewed():
             raise SetupError(
-                "Expected a client certificate that is still good.", hint="Ask for a new invite."
+                "Expected a client certificate that is still good, or a newer one at the coordinator.",
+                hint="The coordinator renews it while `cytosae study start` runs: try again then.",
             )
-        if left < SOON_DAYS:
-            self._tell(f"WARNING: the client certificate ends in {left:.0f} days; ask for a new invite.")
+        self._renew()
         self._tell("relay isolation: none (one user runs all parts; deploy/systemd gives each its own).")
         self._tell(f"agent's network: {'none' if self._alone else 'shared; deploy/systemd takes it away'}")
         self.children.start("agent")
@@ -115,6 +116,23 @@ class SiteServer:
         for name in ("tunnel", "supernode", "relay"):
             self.children.start(name)
         self._tell("Serving. Stop with Ctrl-C.")
+
+    def _renew(self) -> None:
+        """Fetch a newer certificate when this one ends soon; the tunnel reads it at its next connection."""
+        if time.monotonic() < self._renew_at:
+            return
+        self._renew_at = time.monotonic() + HOUR_S
+        left = days_left(self.home.keys / "client.crt")
+        if left < SOON_DAYS and not self._renewed():
+            self._tell(
+                f"WARNING: the client certificate ends in {left:.0f} days; the coordinator has no newer one."
+            )
+
+    def _renewed(self) -> bool:
+        before = days_left(self.home.keys / "client.crt")
+        with contextlib.suppress(SetupError):  # not reachable just now
+            take_confirmation(self.home)
+        return days_left(self.home.keys / "client.crt") > max(before, 0.0)
 
     def _until(self, ready: Callable[[], bool], timeout_s: float) -> None:
         end = time.monotonic() + timeout_s
@@ -140,6 +158,7 @@ class SiteServer:
                 self._say(
                     "The study is complete; the report is with its coordinator. Ctrl-C ends this command."
                 )
+        self._renew()
         self._write_state("serving")
 
     def _new_events(self) -> list[Json]:

@@ -115,6 +115,11 @@ class Supervisor:
                 self.start(name)
         return died
 
+    def restart(self, name: str, wait_s: float = 15.0) -> None:
+        """End one child and start it again at once."""
+        self._end(name, wait_s)
+        self.start(name)
+
     def running(self, name: str) -> bool:
         """Whether a child runs now."""
         process = self._states[name].process
@@ -138,15 +143,18 @@ class Supervisor:
     def stop(self, wait_s: float = 15.0) -> None:
         """End all in reverse order: SIGTERM, then SIGKILL for what is left after `wait_s` seconds."""
         for name in reversed(self.children):
-            process = self._states[name].process
-            if process is None:
-                continue
-            _end_group(process, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=wait_s)
-            _end_group(process, signal.SIGKILL)
-            process.wait()
-            self._states[name].process = None
+            self._end(name, wait_s)
+
+    def _end(self, name: str, wait_s: float) -> None:
+        process = self._states[name].process
+        if process is None:
+            return
+        _end_group(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=wait_s)
+        _end_group(process, signal.SIGKILL)
+        process.wait()
+        self._states[name].process = None
 
 
 def end_leftovers(mark: str, wait_s: float = 10.0) -> list[int]:

@@ -19,10 +19,11 @@ from cytosae_core.invite import Enrolment, make_confirmation, make_invite, read_
 from cytosae_core.keys import SigningKey, fingerprint
 from cytosae_core.tensors import write_atomic
 
-from .pki import Authority
+from .pki import Authority, pem_days_left
 from .study import read_protocol, read_site_keys
 
 Json = dict[str, object]
+RENEW_SITE_DAYS = 60.0
 
 
 class Enrolments:
@@ -126,6 +127,20 @@ class Enrolments:
         write_atomic(self._file("confirmed", site), make_confirmation(self.key, found, certificate))
         self.event("confirmed", site, fingerprint=mine)
         return mine
+
+    def renew(self, days: float = RENEW_SITE_DAYS) -> list[str]:
+        """New certificates for sites whose own ends within `days`: same key, same site; `site serve` fetches it.
+        Names of these sites."""
+        renewed = []
+        for site in self.study.sites:
+            data, found = self.confirmed(site), self.pending(site)
+            if data is None or found is None or pem_days_left(str(parse_json(data)["certificate"])) > days:
+                continue
+            fresh = make_confirmation(self.key, found, self.authority.site(found.csr, site))
+            write_atomic(self._file("confirmed", site), fresh)
+            self.event("renewed", site)
+            renewed.append(site)
+        return renewed
 
     def to_carry(self, site: str) -> Path:
         """A folder with what a site without a network needs next: its confirmation, the start file."""

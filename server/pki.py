@@ -94,7 +94,12 @@ class Authority:
 
 def days_left(path: Path) -> float:
     """Days until a certificate ends; negative when it has."""
-    found = x509.load_pem_x509_certificate(path.read_bytes())
+    return pem_days_left(path.read_text())
+
+
+def pem_days_left(pem: str) -> float:
+    """The same of a certificate's text."""
+    found = x509.load_pem_x509_certificate(pem.encode())
     return (found.not_valid_after_utc - datetime.now(UTC)).total_seconds() / 86400
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -32,7 +33,8 @@ from .mail import list_sites
 from .ports import free_ports
 from .proxy import caddy, caddyfile
 
-START_S, ASK_S, TRIES, ONLINE_EVERY = 90.0, 2.0, 5, 5
+START_S, ASK_S, TRIES, ONLINE_EVERY, DAY_S = 90.0, 2.0, 5, 5, 86_400.0
+SHRINK_BYTES = 64 * 1024 * 1024
 APP = """[project]
 name = "cytosae-study"
 version = "0.1.0"
@@ -88,6 +90,7 @@ class Runner:
         self._run_id, self._tries = "", 0
         self._ids: dict[str, str] = {}
         self._online: list[str] = []
+        self._renew_at = 0.0
 
     def _check(self) -> None:
         left, quorum = len(self.held.study.sites) - len(self._without), self.held.study.rounds.quorum
@@ -123,6 +126,7 @@ class Runner:
             f'address = "{self._address}"\nroot-certificates = "{self.net / "ca.crt"}"\n'
         )
         write_atomic(self.net / "flower" / "config.toml", config.encode())
+        shrink(self.net / "superlink.db")
 
     @property
     def _address(self) -> str:
@@ -277,7 +281,21 @@ class Runner:
             return str(run["status"]), str(run.get("status-details", ""))
         return "", "the SuperLink does not answer"
 
+    def _renew(self) -> None:
+        """Once a day: certificates that end soon are made again, and the programs that hold them started again."""
+        if time.monotonic() < self._renew_at:
+            return
+        self._renew_at = time.monotonic() + DAY_S
+        for child, stem, names in (
+            ("proxy", "server", [*self._listen.names]), ("superlink", "superlink", ["127.0.0.1"]),
+        ):  # fmt: skip
+            if self.held.authority.server(stem, names) and self.children.running(child):
+                self.children.restart(child)
+                self.held.event("certificate", child=child)
+        self.held.renew()
+
     def _tend(self) -> None:
+        self._renew()
         for name in self.children.watch():
             self._say(f"{name} ended and is started again (net/logs/{name}.log).")
             self.held.event("restarted", child=name)
@@ -316,6 +334,24 @@ class Runner:
                 hint="See net/logs/superlink.log.",
             )
         return dict(json.loads(done.stdout[start:]))
+
+
+def shrink(path: Path) -> None:
+    """Give back what a database no longer needs: SQLite keeps the size that a file once had.
+
+    Raises:
+        SetupError: it is damaged, or the disk has no room for the copy.
+    """
+    if not path.exists() or path.stat().st_size < SHRINK_BYTES:
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("VACUUM")
+    except sqlite3.Error as error:
+        raise SetupError(
+            f"Expected a SuperLink database that can be compacted, got {error}.",
+            hint="Free disk space; a damaged net/superlink.db may be removed: sites are registered again.",
+        ) from error
 
 
 def _program(name: str) -> str:

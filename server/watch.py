@@ -18,6 +18,7 @@ from cytosae_core.audit.note import parse_checkpoint, split_note
 from cytosae_core.canonical import parse_json
 from cytosae_core.config import StudyConfig
 from cytosae_core.errors import CytosaeError
+from cytosae_core.processes import alive
 from cytosae_core.report.inputs import quality_dict
 
 from .faultwords import fault_words
@@ -58,6 +59,8 @@ def _status(state: Json, done: bool) -> str:
     if done:
         return "complete"
     status = str(state.get("status", "not started"))
+    if status not in ("not started", "stopped") and not alive(int(state.get("pid", 0))):
+        return "killed"
     return {"finished:completed": "complete", "": "running"}.get(status, status)
 
 
@@ -107,9 +110,8 @@ def _site(folder: Path, site: str, state: Json, progress: Json, rounds: list[Jso
 
 def _online(site: str, state: Json) -> bool | None:
     """None: nobody looks, because the study does not run."""
-    return (
-        site in state["online"] if state.get("online") is not None and state["status"] != "stopped" else None
-    )
+    runs = state.get("online") is not None and _status(state, False) in ("running", "waiting")
+    return site in state["online"] if runs else None
 
 
 def _faults(progress: Json, rounds: list[Json]) -> list[Json]:

@@ -40,6 +40,7 @@ STATUS = {
     "running": "Running",
     "complete": "Complete: the report is made",
     "stopped": "Stopped; `cytosae study start` goes on",
+    "killed": "Ended by force; `cytosae study start` goes on",
     "pending": "Starting",
     "starting": "Starting",
 }

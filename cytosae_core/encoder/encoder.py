@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ class Encoder:
         self.digest = digest_of(self._description(precision))
         self.fp32_digest = digest_of(self._description("fp32"))
         self._model: nn.Module | None = None
+        self._at_once = sys.maxsize  # images; less when the GPU's memory did not suffice
 
     def _description(self, precision: str) -> dict[str, Any]:
         """What decides the tokens, as the digest covers it."""
@@ -160,13 +162,29 @@ class Encoder:
             raise SetupError(f"Expected images [B, 3, {self.size}, {self.size}], got {list(images.shape)}.")
         images = self._recoloured(images)
         try:
-            return self._forward(images)
+            return self._fitting(images)
         except Exception as error:  # a compiler fails in its own many ways, and only on first use
             if not self._compile or isinstance(error, SetupError):
                 raise
             LOG.warning("torch.compile is not usable here (%s): going on without it.", type(error).__name__)
             self._compile, self._model = False, None
+            return self._fitting(images)
+
+    def _fitting(self, images: Tensor) -> Tensor:
+        """All images at once, or in parts that the GPU's memory holds; what did not fit once is not tried again."""
+        if len(images) > self._at_once:
+            return torch.cat([self._fitting(part) for part in torch.split(images, self._at_once)])
+        try:
             return self._forward(images)
+        except torch.OutOfMemoryError:
+            if len(images) == 1:
+                raise SetupError(
+                    "Expected GPU memory for one image.", hint="Close other programs, or use --device cpu."
+                ) from None
+        torch.cuda.empty_cache()
+        self._at_once = (len(images) + 1) // 2
+        LOG.warning("The GPU's memory does not suffice: going on with %d images at once.", self._at_once)
+        return self._fitting(images)
 
     def _forward(self, images: Tensor) -> Tensor:
         model: Any = self._loaded()

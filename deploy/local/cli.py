@@ -21,6 +21,7 @@ GROUPS = {
     "audit": ("cytosae_local.audit_cli", "auditor: check signatures and numbers"),
     "encoder": ("cytosae_local.encoder_cli", "list, fetch, convert and check encoders; embed images"),
     "data": ("cytosae_local.data_cli", "public data sets in their published folders"),
+    "doctor": ("cytosae_local.doctor", "what is wrong on this machine, in a home or in a study; what to do"),
 }
 
 
@@ -49,6 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("cytosae: stopped. Run the same command again to go on where it stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        return 1
+    except MemoryError:
+        print(
+            "cytosae: Expected more memory. Hint: close other programs; see docs/operations.md.",
+            file=sys.stderr,
+        )
+        return 1
+    except OSError as error:  # a full disk, a folder without rights: nothing that a traceback would explain
+        said = f"cytosae: the system refused: {error.strerror or type(error).__name__}."
+        print(f"{said} Hint: cytosae doctor, then the same command again.", file=sys.stderr)
         return 1
 
 

@@ -64,6 +64,37 @@ def register(commands: Any) -> None:
         _folder(other)
         other.set_defaults(run=run)
 
+    keep = commands.add_parser(
+        "backup", help="a stopped study as one file (it holds the study's private keys)"
+    )
+    _folder(keep)
+    keep.add_argument("--to", type=Path, required=True, metavar="FILE")
+    keep.set_defaults(run=_backup)
+    back = commands.add_parser("restore", help="make a study's folder from the newest backup")
+    back.add_argument("file", type=Path, metavar="FILE")
+    _folder(back)
+    back.set_defaults(run=_restore)
+
+
+def _backup(options: argparse.Namespace) -> int:
+    from cytosae_server.backup import backup
+
+    facts = backup(options.folder, options.to)
+    print(
+        json.dumps(facts) if options.json else f"{facts['path']}: {facts['files']} files. Keep it like a key."
+    )
+    return 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from cytosae_server.backup import restore
+
+    facts = restore(options.file, options.folder)
+    print(
+        json.dumps(facts) if options.json else f"{facts['path']}: {facts['files']} files, all as they were."
+    )
+    return 0
+
 
 def _folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="OUT", help="the study's folder")

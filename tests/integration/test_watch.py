@@ -47,7 +47,13 @@ def study(tmp_path: Path) -> Path:
 
 def run_on(folder: Path, rounds: int, **state: Any) -> Progress:
     """Write what a running study writes."""
-    values = {"status": "running", "children": CHILDREN, "online": ["alder", "birch"], **state}
+    values = {
+        "status": "running",
+        "pid": os.getpid(),
+        "children": CHILDREN,
+        "online": ["alder", "birch"],
+        **state,
+    }
     write_atomic(folder / "net" / "state.json", canonical_json(values))
     (folder / "run" / "rounds").mkdir(parents=True, exist_ok=True)
     for number in range(rounds + 1):
@@ -84,6 +90,11 @@ def test_what_runs_what_is_missing_and_what_to_do_about_it(study: Path) -> None:
     assert cedar["fvu"] is None and cedar["online"] is False and cedar["faults"] == 2
     assert state["faults"][0] | {"site": "cedar", "code": "setup", "step": "score"} == state["faults"][0]
     assert all(fault["what"] == FAULTS[fault["code"]][0] for fault in state["faults"])
+    run_on(study, 2, pid=999_999_999)
+    assert (
+        headline(snapshot(study)).startswith("Ended by force")
+        and snapshot(study)["sites"]["alder"]["online"] is None
+    )
     write_atomic(study / "report.json", b"{}")
     assert headline(snapshot(study)) == "Complete: the report is made"
 
