@@ -46,6 +46,9 @@ SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 COUNTS = ("images", "units", "train_units", "test_units")
 
+# An entry of the log has at most 65,535 bytes, in base64, and some name every site with a digest or a head.
+LOGGED_BYTES, MAX_LOGGED_BYTES = 100, 47_000
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -158,6 +161,11 @@ class StudyConfig:
             raise StudyError("Expected a study name of 1 to 100 letters, digits, spaces, '.', '_' and '-'.")
         if len(set(self.sites)) != len(self.sites) or not self.sites:
             raise StudyError("Expected one or more sites with different names.")
+        if sum(len(site) + LOGGED_BYTES for site in self.sites) > MAX_LOGGED_BYTES:
+            raise StudyError(
+                f"Expected at most about 400 sites, got {len(self.sites)}: an entry of the log names all.",
+                hint="Divide it into regions: docs/scaling.md.",
+            )
         if any(not SITE_NAME.fullmatch(site) or site == COORDINATOR for site in self.sites):
             raise StudyError(
                 "Expected site names of letters, digits, '.', '_' and '-', at most 64, not 'coordinator'.",

@@ -116,3 +116,10 @@ def test_defaults_are_the_design() -> None:
         "firing-weighted",
         6,
     )
+
+
+def test_a_study_has_as_many_sites_as_an_entry_of_its_log_can_name() -> None:
+    names = tuple(f"site-{index:05d}" for index in range(427))
+    assert len(StudyConfig(name="large", sites=names).sites) == 427
+    with pytest.raises(StudyError, match="at most about 400 sites"):
+        StudyConfig(name="large", sites=(*names, "one-more-site"))
