@@ -26,6 +26,7 @@ FLOWER = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "PYTHONUNBUFFERED": "1",
+    "MALLOC_ARENA_MAX": "2",  # a thread per message: glibc would keep a heap for each
 }
 MARK = "CYTOSAE_SUPERVISED_IN"
 FIRST_S, LONGEST_S, CALM_S = 1.0, 60.0, 120.0
