@@ -12,6 +12,7 @@ nor imported, so no code of the coordinator ever runs at the site. Run it as a u
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import signal
 import sys
@@ -70,6 +71,7 @@ def run_relay(
                 stop.wait(POLL_S)
             else:
                 _serve(runtime_address, token, socket_path, stop)
+                gc.collect()  # Flower keeps messages in cycles of objects: their bytes would stay until memory is short
     finally:
         queue.close()
 

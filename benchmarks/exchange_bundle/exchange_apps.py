@@ -13,7 +13,8 @@ from flwr.serverapp import Grid, ServerApp
 from cytosae_client.flower_blob import from_records, to_records
 from cytosae_server.flower_grid import FlowerGrid
 
-server, client = ServerApp(), ClientApp()
+server = ServerApp()
+client = ClientApp()
 
 
 def main(grid: Grid, context: Context) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from cytosae_core.sealed import REPLY_LABEL, ReplyKey, seal_box
@@ -14,4 +12,4 @@ def work(size: int) -> bytes:
     tokens, dictionary = torch.randn(512, 384), torch.randn(384, 1024)
     for _ in range(5):
         (tokens @ dictionary).relu().sum()
-    return seal_box(os.urandom(size), ReplyKey().public_hex, REPLY_LABEL, "0" * 64)
+    return seal_box(bytes(size), ReplyKey().public_hex, REPLY_LABEL, "0" * 64)
