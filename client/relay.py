@@ -71,7 +71,7 @@ def run_relay(
                 stop.wait(POLL_S)
             else:
                 _serve(runtime_address, token, socket_path, stop)
-                gc.collect()  # Flower keeps messages in cycles of objects: their bytes would stay until memory is short
+                gc.collect()  # Flower keeps messages, with their bytes, in cycles of objects
     finally:
         queue.close()
 
