@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 from cytosae_core.canonical import sha256_hex
 from cytosae_core.config import StudyConfig
 from cytosae_core.egress import Outgoing, Question
 from cytosae_core.privacy.ledger import Asked, Ledger, question_digest
+from cytosae_core.privacy.spending import PrivacyLedger
 from cytosae_core.tensors import pack_tensors
 
 from .approval import Approvals
@@ -39,16 +42,23 @@ class SiteBudget:
     def __init__(self, site: Site, study: StudyConfig, approvals: Approvals) -> None:
         self._study, self._approvals = study, approvals
         self._ledger = Ledger(site.state / "ledger", site.policy)
+        self._privacy = privacy_ledger(site) if site.policy.profile == "dp" else None
         self._cohort = self._ledger.cohort(site.units)
         self._encoder = site.store.encoder_digest
 
-    def spend(self, outgoing: Outgoing, question: Question) -> Mapping[str, int]:
-        """Approve and spend one release.
+    def verify(self, released: Iterable[tuple[str, str]]) -> None:
+        """Raise EgressError (reason LEDGER) unless the privacy ledger is whole and knows these (job, noise)."""
+        if self._privacy is not None:
+            self._privacy.verify(released)
+
+    def spend(self, outgoing: Outgoing, question: Question) -> Mapping[str, Any]:
+        """Approve and spend one release: privacy first, then messages and bytes.
 
         Raises:
             EgressError: code `approval`, `budget` or `egress` (differencing); nothing was spent.
         """
         self._approvals.require(outgoing, question.job)
+        charged = self._charge(outgoing, question)
         spent = self._ledger.spend(
             study=self._study.name,
             protocol=self._study.digest,
@@ -58,9 +68,20 @@ class SiteBudget:
             message_bytes=len(outgoing.body),
             numbers=outgoing.numbers,
             content_sha256=sha256_hex(outgoing.body),
-            asked=[self._asked(outgoing, question, name) for name in outgoing.tensors],
+            # Noise answers a repeated question: two answers are two charges, and no differencing tells a patient.
+            asked=[] if charged else [self._asked(outgoing, question, name) for name in outgoing.tensors],
         )
-        return spent.to_dict()
+        return {**spent.to_dict(), **charged}
+
+    def _charge(self, outgoing: Outgoing, question: Question) -> dict[str, Any]:
+        """The privacy of a release, if it has noise: charged to all of this site's patients."""
+        if outgoing.private is None or self._privacy is None:
+            return {}
+        charge = self._privacy.charge(
+            outgoing.private, self._cohort.members, study=self._study.name, protocol=self._study.digest,
+            kind=str(outgoing.context["kind"]), job=question.job, content_sha256=sha256_hex(outgoing.body),
+        )  # fmt: skip
+        return {"epsilon": charge.epsilon, "epsilon_total": charge.epsilon_study}
 
     def _asked(self, outgoing: Outgoing, asked: Question, name: str) -> Asked:
         """One tensor as a question: everything that its values depend on beside the units."""
@@ -79,5 +100,13 @@ class SiteBudget:
         return Asked(name, question, self._cohort, content)
 
     def close(self) -> None:
-        """Close the ledger's file."""
+        """Close the ledgers' files."""
         self._ledger.close()
+        if self._privacy is not None:
+            self._privacy.close()
+
+
+def privacy_ledger(site: Site) -> PrivacyLedger:
+    """The site's privacy ledger; its seals are made with a secret that follows from the site's signing key."""
+    key = hashlib.sha256(site.key.sign("privacy-ledger", b"seal")).digest()
+    return PrivacyLedger(site.state / "ledger", site.state, site.policy, key)

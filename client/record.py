@@ -190,7 +190,7 @@ class SiteRecord:
         self.log.checkpoint()
 
     def egress(
-        self, outgoing: Outgoing, job: str, payload: bytes, box: bytes, spent: Mapping[str, int]
+        self, outgoing: Outgoing, job: str, payload: bytes, box: bytes, spent: Mapping[str, Any]
     ) -> None:
         """Commit to a reply before it leaves: leaf and checkpoint are on disk when this returns."""
         policy = self._site.policy
@@ -213,7 +213,7 @@ class SiteRecord:
             "policy_sha256": policy.digest,
             "profile": policy.profile,
             "min_units": policy.min_units,
-            "dp": {"mechanism": "none"},
+            "dp": _promise(outgoing, spent),
             "gate": outgoing.gate,
             "budget": {name: int(spent.get(name, 0)) for name in ("rounds", "messages", "bytes")},
             "approval": policy.approval,
@@ -224,6 +224,14 @@ class SiteRecord:
         if status == "ok":
             self._jobs[job] = index
         self.log.checkpoint()
+
+    def private_releases(self) -> list[tuple[str, str]]:
+        """(job, noise multiplier) of every private release in the log, for the privacy ledger to know."""
+        return [
+            (str(item.predicate["job"]), str(item.predicate["dp"]["noise_multiplier"]))
+            for item in self._statements()
+            if item.kind == "egress" and item.predicate["dp"]["mechanism"] != "none"
+        ]
 
     def section(self) -> bytes:
         """What travels beside a reply: the leaves that the coordinator lacks, the head, this site's cosignature."""
@@ -247,6 +255,19 @@ PART = {
     *("vkey", "cosign", "checkpoint", "consistency", "leaf", "index", "inclusion"),
     *("site_size", "cosignature"),
 }
+
+
+def _promise(outgoing: Outgoing, spent: Mapping[str, Any]) -> dict[str, str]:
+    """What the noise in a reply promises. clip: of a patient over all of its sites; noise_multiplier over that."""
+    plan = outgoing.private
+    if plan is None or "epsilon" not in spent:
+        return {"mechanism": "none"}
+    return {
+        "mechanism": "gaussian", "unit": plan.unit, "accountant": plan.accountant, "delta": repr(plan.delta),
+        "clip": repr(plan.clip_norm * plan.sites_of_a_patient),
+        "noise_multiplier": repr(plan.noise_multiplier / plan.sites_of_a_patient),
+        "epsilon": f"{spent['epsilon']:.12g}", "epsilon_total": f"{spent['epsilon_total']:.12g}",
+    }  # fmt: skip
 
 
 def _small(context: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from cytosae_core.lineage import dictionary_digest, job_of
 from cytosae_core.policy import SitePolicy, tightened
 from cytosae_core.tensors import unpack_tensors, write_atomic
 
+from . import private
 from .approval import Approvals
 from .budget import SiteBudget
 from .events import Events
@@ -75,7 +76,13 @@ class Session:
         self._memory = RequestMemory(folder / "requests.sqlite")
         self._record = SiteRecord(self.site, self.study, self.coordinator)
         self._budget = SiteBudget(self.site, self.study, Approvals(folder, self.site.policy))
+        self._budget.verify(self._record.private_releases())
         self._door = Door(self.policy, self.study.dims, self.site.key, self._budget, self._record)
+
+    @property
+    def _table(self) -> Mapping[str, Step]:
+        """What this study may ask for."""
+        return private.STEPS if self.study.profile == "dp" else STEPS
 
     @property
     def steps(self) -> Steps:
@@ -121,7 +128,7 @@ class Session:
             "study": self.study.name,
             "protocol": self.study.digest,
             "site": self.site.name,
-            "kind": kind if kind in STEPS else "unknown",
+            "kind": kind if kind in self._table else "unknown",
             "round": number if _is_count(number) else 0,
             "request_sha256": envelope.sha256,
         }
@@ -190,7 +197,7 @@ class Session:
                 code="expired",
                 reason="CLOCK",
             )
-        if header.get("kind") not in STEPS or not _is_count(header.get("round")):
+        if header.get("kind") not in self._table or not _is_count(header.get("round")):
             raise MessageError("Expected a known kind of request.", reason="MSG_TYPE")
         if not isinstance(header.get("params"), dict) or not set(header["params"]) <= PARAMS:
             raise MessageError(f"Expected params in {sorted(PARAMS)}.", reason="MSG_TYPE")
@@ -215,7 +222,7 @@ class Session:
         params = {**header["params"], "round": header["round"]}
         answer = self._step(kind, tensors, params, question, str(header["body_sha256"]))
         facts = site_facts(self.site) if kind == "hello" else {}
-        return self._door.answer(question, answer.releases, facts, answer.leakage)
+        return self._door.answer(question, answer.releases, facts, answer.leakage, answer.private)
 
     def _step(
         self,
@@ -226,7 +233,7 @@ class Session:
         body_sha256: str,
     ) -> Answer:
         try:
-            answer = STEPS[kind](self.steps, tensors, params)
+            answer = self._table[kind](self.steps, tensors, params)
         except EgressError as error:
             if error.reason == "SELF_ATTACK":
                 raise Blocked(5, *error.args, hint=error.hint, reason=error.reason) from error
@@ -240,7 +247,8 @@ class Session:
 
 
 PARAMS = frozenset({"full", "peers", "report_sha256"})
-STEPS: dict[str, Callable[[Steps, Mapping[str, Array], Mapping[str, Any]], Answer]] = {
+Step = Callable[[Steps, Mapping[str, Array], Mapping[str, Any]], Answer]
+STEPS: dict[str, Step] = {
     "hello": Steps.hello,
     "moments": Steps.moments,
     "begin": Steps.begin,

@@ -32,6 +32,7 @@ from cytosae_core.privacy.gate import (
     require,
 )
 from cytosae_core.privacy.masking import mask_update
+from cytosae_core.privacy.plan import PrivacyPlan
 from cytosae_core.privacy.selfattack import Attacker, AttackLimits, require_unreadable
 from cytosae_core.sae.first import first_dictionary
 from cytosae_core.sae.models import Model, PursuitModel, model_from_tensors
@@ -58,11 +59,13 @@ class Answer:
         releases: values, and the units behind them.
         leakage: the site's attack on its own tensors, run by the door on what would leave.
         checks: what the base-model gate measured, for the log; empty when no dictionary came.
+        private: under `dp`, the plan of the noise in `releases`.
     """
 
     releases: Releases
     leakage: Leakage | None = None
     checks: tuple[dict[str, str], ...] = ()
+    private: PrivacyPlan | None = None
 
 
 def passed(checks: Sequence[GateCheck]) -> tuple[dict[str, str], ...]:

@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass
 
 ALL = ("evaluate_only", "masked")
-MASKED = ("masked",)
+MASKED, DP = ("masked",), ("dp",)
+EVERY = ALL + DP
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Field:
             min_units; then `metric`: 4 significant digits; `share` (AUROC and the like): 3 decimals; `count`: rounded
             to the policy's multiple; `hello`: counts, with complementary suppression; `update`: zero instead of NaN.
             `raters`: no patient behind it, but people: votes of three raters or more leave as they are.
+            Under `dp` all but `open` passes only with the plan that the site's privacy ledger charged: `noised` is
+            made from noised sums, `sum` is a noised sum in integers.
         profiles: egress profiles that allow it.
         why: what the coordinator needs it for.
     """
@@ -41,7 +44,7 @@ class Field:
 
 ALLOWED: tuple[Field, ...] = (
     Field(
-        "hello", "canary", "float32", ("g", "d"), "open", ALL, "same golden cells, same features everywhere"
+        "hello", "canary", "float32", ("g", "d"), "open", EVERY, "same golden cells, same features everywhere"
     ),
     Field(
         "hello", "counts", "float32", ("h",), "hello", ALL, "images and units, in all, per split, per class"
@@ -53,11 +56,16 @@ ALLOWED: tuple[Field, ...] = (
     Field("moments", "token_count", "float32", ("1",), "count", MASKED, "weight of the two sums"),
     Field("round", "delta", "float16", ("n", "d"), "update", MASKED, "dictionary rows: change in this round"),
     Field("round", "fired", "float32", ("n",), "count", MASKED, "weights of the rows (training tokens)"),
-    Field("*", "quality", "float32", ("q",), "metric", ALL, "FVU, L0, dead fraction on held-out units"),
-    Field("describe", "firing_rate", "float32", ("n",), "metric", ALL, "how often a concept fires"),
-    Field("describe", "auroc", "float32", ("n", "t"), "share", ALL, "class meaning of a concept"),
-    Field("describe", "auroc_se", "float32", ("n", "t"), "metric", ALL, "its standard error over units"),
+    Field("*", "quality", "float32", ("q",), "metric", EVERY, "FVU, L0, dead fraction on held-out units"),
+    Field("describe", "firing_rate", "float32", ("n",), "metric", EVERY, "how often a concept fires"),
+    Field("describe", "auroc", "float32", ("n", "t"), "share", EVERY, "class meaning of a concept"),
+    Field("describe", "auroc_se", "float32", ("n", "t"), "metric", EVERY, "its standard error over units"),
     Field("describe", "auroc_shuffled", "float32", ("n", "t"), "share", ALL, "control: shuffled labels"),
+    Field("describe", "quality_init", "float32", ("q",), "noised", DP, "the same without added concepts"),
+    Field("describe", "counts", "float32", ("h",), "noised", DP, "patients in all and per class, noised"),
+    Field("describe", "class_units", "float32", ("c",), "noised", DP, "patients of each class, noised"),
+    Field("second", "second_moment", "int64", ("m2",), "sum", DP, "where the public dictionary falls short"),
+    Field("third", "third_moment", "int64", ("m3",), "sum", DP, "concepts in what it leaves"),
     Field(
         "describe", "reliability", "float32", ("1",), "metric", ALL, "agreement of two halves of the units"
     ),

@@ -14,6 +14,9 @@ from typing import Any, TypeVar
 from .canonical import digest_of
 from .errors import StudyError
 from .plan import Criterion, Endpoint, PlanConfig, Stage
+from .privacy.metrics import Layout
+from .privacy.moments import MAX_RANK, second_size, third_size
+from .privacy.terms import PrivacyTerms
 from .strict_yaml import load_yaml as load_yaml
 
 URN = "urn:cytosae:study:v1"
@@ -143,6 +146,7 @@ class StudyConfig:
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
+    privacy: PrivacyTerms = field(default_factory=PrivacyTerms)
     stage: str = ""
     part_of: str = ""
 
@@ -151,8 +155,9 @@ class StudyConfig:
         _one_of("dictionary.model", self.dictionary.model, MODELS)
         _one_of("dictionary.init", self.dictionary.init, INITS)
         _one_of("training.aggregation", self.training.aggregation, RULES)
-        _one_of("profile", self.profile, ("evaluate_only", "masked"))
+        _one_of("profile", self.profile, ("evaluate_only", "masked", "dp"))
         self._check_combination()
+        self._check_privacy()
         self._check_plan()
         self._check_numbers()
 
@@ -171,8 +176,10 @@ class StudyConfig:
                 "Expected site names of letters, digits, '.', '_' and '-', at most 64, not 'coordinator'.",
                 hint="Coded names travel and stand in every log; full names belong in the study's paper files.",
             )
-        if self.kind == "train" and self.profile != "masked":
-            raise StudyError("Expected profile=masked for kind=train.", hint="evaluate_only cannot train.")
+        if self.kind == "train" and self.profile == "evaluate_only":
+            raise StudyError(
+                "Expected profile=masked or dp for kind=train.", hint="evaluate_only cannot train."
+            )
         if self.kind == "train" and self.dictionary.model != "pursuit":
             raise StudyError(
                 f"Expected dictionary.model=pursuit for kind=train, got {self.dictionary.model}.",
@@ -180,6 +187,31 @@ class StudyConfig:
             )
         if not 1 <= self.rounds.quorum <= len(self.sites):
             raise StudyError(f"Expected 1 <= rounds.quorum <= {len(self.sites)}, got {self.rounds.quorum}.")
+
+    def _check_privacy(self) -> None:
+        if self.profile != "dp":
+            if self.privacy != PrivacyTerms():
+                raise StudyError(
+                    "Expected no part privacy outside profile=dp.", hint="Others promise no epsilon."
+                )
+            return
+        self.privacy.check(len(self.sites))
+        if self.dictionary.model != "pursuit" or self.dictionary.init == "random":
+            raise StudyError("Expected model=pursuit and a public start file for profile=dp.")
+        if self.statistics.attributes or self.statistics.subgroups or self.statistics.recurrence_steps:
+            raise StudyError(
+                "Expected statistics of classes only in profile=dp.",
+                hint="Every number costs privacy: classes are told.",
+            )
+        if self.plan.selection != "listed":
+            raise StudyError(
+                "Expected plan.selection=listed and plan.concepts in profile=dp.",
+                hint="Choosing concepts after a look at the data would cost privacy as well.",
+            )
+        if (self.kind == "train") != (self.privacy.atoms > 0) or self.privacy.atoms >= self.dictionary.n:
+            raise StudyError(
+                "Expected 0 < privacy.atoms < dictionary.n for kind=train, and 0 for kind=validate."
+            )
 
     def _check_plan(self) -> None:
         if bool(self.stage) != bool(self.part_of) or (self.part_of and not _DIGEST.fullmatch(self.part_of)):
@@ -223,6 +255,12 @@ class StudyConfig:
         return self.statistics.classes + tuple(item.name for item in self.statistics.attributes)
 
     @property
+    def layout(self) -> Layout:
+        """Of a patient's vector in the private release of statistics."""
+        concepts, classes = len(self.plan.concepts), len(self.statistics.classes)
+        return Layout(concepts, classes, self.privacy.classes_of_a_patient)
+
+    @property
     def dims(self) -> dict[str, int]:
         """Sizes of the symbolic dimensions of `egress.ALLOWED`."""
         classes = len(self.statistics.classes)
@@ -244,6 +282,8 @@ class StudyConfig:
             "u": len(self.statistics.subgroups),
             "a": len(COVERAGE),
             "r": len(REVIEW_TERMS),
+            "m2": second_size(self.encoder.d),
+            "m3": third_size(MAX_RANK),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -293,6 +333,7 @@ _NESTED: dict[tuple[type, str], type] = {
     (StudyConfig, "rounds"): RoundsConfig,
     (StudyConfig, "statistics"): StatisticsConfig,
     (StudyConfig, "plan"): PlanConfig,
+    (StudyConfig, "privacy"): PrivacyTerms,
 }
 _ITEMS: dict[str, type] = {f"tuple[{item.__name__}": item for item in (Attribute, Endpoint, Criterion, Stage)}
 

@@ -10,7 +10,7 @@ Suppressed values are NaN in `metric` tensors and exact zeros in `update` tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from .errors import WIRE_CODES, CytosaeError, EgressError, MessageError
 from .keys import SigningKey
 from .policy import SitePolicy
 from .privacy.disclosure import protect_counts, protect_hello, round_decimals, round_significant
+from .privacy.plan import PrivacyPlan
 from .sealed import LOG_LABEL, REPLY_LABEL, join_wire, seal_box
 from .tensors import pack_tensors, unpack_tensors
 
@@ -85,6 +86,7 @@ class Outgoing:
 
     Attributes:
         gate: what the leakage checks measured, for the log: id, value and limit as decimal text.
+        private: the promise that the noise in these tensors keeps; only under `dp`.
     """
 
     context: dict[str, Any]
@@ -93,12 +95,13 @@ class Outgoing:
     facts: dict[str, str]
     gate: list[dict[str, str]]
     body: bytes
+    private: PrivacyPlan | None = None
 
     @property
     def numbers(self) -> int:
         """Released numbers outside updates: what the metrics budget counts."""
         kind = str(self.context["kind"])
-        return sum(v.size for name, v in self.tensors.items() if _find(kind, name, "masked").rule != "update")
+        return sum(v.size for name, v in self.tensors.items() if _find(kind, name, "").rule != "update")
 
 
 # Reads the tensors exactly as they would leave; raises EgressError when a cell could be read back from them.
@@ -112,6 +115,7 @@ def inspect(
     policy: SitePolicy,
     dims: Mapping[str, int],
     leakage: Leakage | None = None,
+    private: PrivacyPlan | None = None,
 ) -> Outgoing:
     """Gate steps 1 to 5: what would leave, or `Blocked`. Pure: nothing is written, signed or sent.
 
@@ -122,6 +126,7 @@ def inspect(
         policy: the site's policy.
         dims: sizes of the symbolic dimensions.
         leakage: the step's attack on the protected tensors; None where no tensor comes from training.
+        private: under `dp`, the plan of the release that made these values.
 
     Guarantees (each locked by tests/contract/test_egress.py):
         1. A name that is not in `ALLOWED` for this kind and profile, or not in the policy, is refused.
@@ -130,6 +135,8 @@ def inspect(
         4. Every number with fewer than `policy.min_units` units behind it leaves as NaN (or zero in updates);
            counts are multiples of `policy.round_to`; metrics have at most 4 significant digits.
         5. Tensors from which the leakage checks read a cell are refused.
+        6. Under `dp` nothing with patients behind it passes without the plan of its noise; under another profile
+           no plan does.
     """
     kind = str(context["kind"])
     rules = {name: _find(kind, name, policy.profile, policy=policy) for name in sorted(releases)}
@@ -137,6 +144,7 @@ def inspect(
     for name, rule in rules.items():
         _check_form(rule, np.asarray(releases[name].values), dims)
     _check_size(releases, policy)
+    _check_private(rules.values(), policy, private)
     for name, rule in rules.items():
         _check_finite(rule, releases[name])
         _check_range(rule, releases[name])
@@ -145,7 +153,7 @@ def inspect(
     gate = _attacked(leakage, tensors)
     return Outgoing(
         dict(context), tensors, {name: count for name, (_, count) in protected.items()}, dict(facts), gate,
-        pack_tensors(tensors),
+        pack_tensors(tensors), private,
     )  # fmt: skip
 
 
@@ -180,14 +188,14 @@ class Question:
 class Budget(Protocol):
     """The site's ledger: spends before release, refuses what would exceed the policy."""
 
-    def spend(self, outgoing: Outgoing, question: Question) -> Mapping[str, int]: ...
+    def spend(self, outgoing: Outgoing, question: Question) -> Mapping[str, Any]: ...
 
 
 class Journal(Protocol):
     """The site's transparency log: leaf and checkpoint are on disk when `egress` returns."""
 
     def egress(
-        self, outgoing: Outgoing, job: str, payload: bytes, box: bytes, spent: Mapping[str, int]
+        self, outgoing: Outgoing, job: str, payload: bytes, box: bytes, spent: Mapping[str, Any]
     ) -> None: ...
 
     def section(self) -> bytes: ...
@@ -214,10 +222,11 @@ class Door:
         releases: Mapping[str, Release],
         facts: Mapping[str, str],
         leakage: Leakage | None = None,
+        private: PrivacyPlan | None = None,
     ) -> bytes:
         """Steps 1 to 9 in order; `Blocked` names the step that stopped it. Write-ahead: ledger and log are on
         disk before the first byte is returned."""
-        outgoing = inspect(question.context, releases, facts, self.policy, self.dims, leakage)  # 1-5
+        outgoing = inspect(question.context, releases, facts, self.policy, self.dims, leakage, private)  # 1-5
         try:
             spent = self.budget.spend(outgoing, question)  # 6
         except EgressError as error:
@@ -230,7 +239,7 @@ class Door:
         return self._send(question, outgoing, refuse(question.context, code, self.key), {})
 
     def _send(
-        self, question: Question, outgoing: Outgoing, payload: bytes, spent: Mapping[str, int]
+        self, question: Question, outgoing: Outgoing, payload: bytes, spent: Mapping[str, Any]
     ) -> bytes:
         request = str(question.context["request_sha256"])
         box = seal_box(payload, question.reply_key, REPLY_LABEL, request)
@@ -273,11 +282,11 @@ def read(envelope: Envelope, dims: Mapping[str, int], size: int) -> Reply:
         raise MessageError("Expected facts, suppressed and a known status in a reply.")
     tensors = unpack_tensors(envelope.body)
     for name, values in tensors.items():
-        rule = _find(str(header["kind"]), name, "masked", error=_foreign)
+        rule = _find(str(header["kind"]), name, "", error=_foreign)
         if problem := _misfit(rule, values, dims):
             raise MessageError(problem, reason="SHAPE")
         if not (np.isfinite(values) | np.isnan(values)).all() or (
-            rule.rule in ("update", "open") and np.isnan(values).any()
+            rule.rule in ("update", "open", "sum") and np.isnan(values).any()
         ):
             raise MessageError(f"Expected finite values in tensor={name}.")
     return Reply(
@@ -316,9 +325,10 @@ def _find(
         1, text, hint=hint, reason="ALLOWLIST"
     ),
 ) -> Field:
+    """The row of `ALLOWED`; `profile` empty: of any profile (what a reader knows of a foreign message)."""
     for rule in ALLOWED:
         if rule.kind in (kind, "*") and rule.name == name:
-            if profile not in rule.profiles or (policy is not None and not policy.allows(name)):
+            if (profile and profile not in rule.profiles) or (policy is not None and not policy.allows(name)):
                 raise error(
                     f"Expected a tensor that the policy allows in profile={profile}, got tensor={name}.", ""
                 )
@@ -390,6 +400,15 @@ def _check_range(rule: Field, release: Release) -> None:
         raise Blocked(3, f"Expected shares between 0 and 1 in tensor={rule.name}.", reason="CONSIST")
 
 
+def _check_private(rules: Iterable[Field], policy: SitePolicy, private: PrivacyPlan | None) -> None:
+    """Noise and profile belong together: no promise without noise, no noise that nobody charged."""
+    wanted = policy.profile == "dp" and any(rule.rule != "open" for rule in rules)
+    if wanted != (private is not None):
+        raise Blocked(
+            4, "Expected the plan of the noise with every release of profile dp.", reason="NO_NOISE"
+        )
+
+
 def _attacked(leakage: Leakage | None, tensors: Mapping[str, Array]) -> list[dict[str, str]]:
     if leakage is None:
         return []
@@ -404,6 +423,8 @@ def _protect(rule: Field, release: Release, policy: SitePolicy) -> tuple[Array, 
     values, units = np.asarray(release.values), release.units
     if rule.rule == "open":
         return values, 0
+    if policy.profile == "dp":
+        return _noised(values, np.broadcast_to(np.asarray(units) > 0, values.shape))
     least = MIN_RATERS if rule.rule == "raters" else policy.min_units
     few = np.broadcast_to(np.asarray(units) < least, values.shape)
     if rule.rule == "update":
@@ -411,6 +432,14 @@ def _protect(rule: Field, release: Release, policy: SitePolicy) -> tuple[Array, 
     shown = _SHOWN[rule.rule](values, units, few, policy)
     hidden = few | np.isnan(shown)
     return np.where(hidden, np.nan, shown).astype(values.dtype), int(hidden.sum())
+
+
+def _noised(values: Array, told: Array) -> tuple[Array, int]:
+    """Values made from noised sums: as they are, to 4 digits. What the noise drowns (`told` false) leaves as NaN."""
+    if values.dtype.kind == "i":
+        return values, 0
+    shown = round_significant(np.where(told, values, np.nan), 4)
+    return shown.astype(values.dtype), int(np.isnan(shown).sum())
 
 
 # rule -> what is shown of a tensor (values, units behind, too few units, policy); NaN where a rule withholds.

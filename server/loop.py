@@ -7,7 +7,8 @@
     describe  final, first and a random dictionary          -> concept tables
     score     probes of the other sites                     -> leave-one-site-out, site-predictability
 
-`validate` studies have a frozen dictionary: hello, describe, score.
+`validate` studies have a frozen dictionary: hello, describe, score. Under the profile `dp` there is no round and no
+probe: hello, second and third (residual moments, where concepts are to be added), describe.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from cytosae_core.sae.scale import TokenScale
 from .coordinator import Coordinator
 from .desk import Ask, Desk
 from .exchange import Exchange
+from .private import EMPTY, as_received, as_sent, space_of, take_private, with_added
 from .probes import ScoreRequests
 from .record import Record
 from .runfolder import ReplyTables, RunFolder
@@ -83,7 +85,9 @@ class StudyRun:
             StudyError: a quorum was missed; what was received stays for a resume.
         """
         self._hello()
-        if self.study.kind == "train":
+        if self.study.profile == "dp":
+            self.scale, model = self._private()
+        elif self.study.kind == "train":
             self.scale = self._moments()
             model = {"dictionary": self._rounds(self.scale)}
         else:
@@ -91,7 +95,10 @@ class StudyRun:
         self.result.final = model.get("dictionary", model.get("W_dec", np.zeros((0, 0), np.float32)))
         if not train_only:
             self._describe(model, self.scale)
-            self._score(model, self.scale)
+            if self.study.profile == "dp":
+                take_private(self.result, self.result.describe["final"])
+            else:
+                self._score(model, self.scale)
         tally(self.result, self.record.receipts, self._folder.folder / "payloads", self.record.log)
         return self.result
 
@@ -230,14 +237,41 @@ class StudyRun:
         )
         return scale, model
 
+    def _private(self) -> tuple[TokenScale, dict[str, Array]]:
+        """The public dictionary, and where the protocol asks for it rows that residual moments add."""
+        scale, model = self._frozen()
+        if self.study.kind != "train":
+            return scale, model
+        rows = model["dictionary"]
+        self.result.first = with_added(self.study, rows, EMPTY, {})
+        second = self._sums("second", 0, _with({"dictionary": self.result.first}, scale))
+        space = as_received(space_of(self.study, second))
+        self._watch("rank", {"rank": space.rank})
+        if not space.rank:
+            return scale, {"dictionary": self.result.first}
+        asked = {**_with({"dictionary": self.result.first}, scale), **as_sent(space)}
+        third = self._sums("third", 0, asked)
+        return scale, {"dictionary": with_added(self.study, rows, space, third)}
+
+    def _sums(self, kind: str, number: int, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """The noised sums of one kind of residual moments, by site."""
+        name, found = f"{kind}_moment", dict[str, Array]()
+        self._step(
+            kind,
+            number,
+            lambda site: (tensors, {}),
+            lambda reply: found.update({reply.site: reply.tensors[name]}),
+        )
+        return found
+
     def _describe(self, model: Mapping[str, Array], scale: TokenScale) -> None:
         wanted: dict[str, Mapping[str, Array]] = {"final": model}
         config = self.study.dictionary
-        if config.model == "pursuit":
+        if config.model == "pursuit" and self.study.profile != "dp":
             wanted["random"] = {
                 "dictionary": random_rows(config.n, self.study.encoder.d, self.study.seed + 1)
             }
-        if self.study.kind == "train":
+        if self.study.kind == "train" and self.study.profile != "dp":
             wanted["init"] = {"dictionary": self.result.first}
         for index, (which, tensors) in enumerate(wanted.items()):
             self._describe_one(which, index, _with(tensors, scale))

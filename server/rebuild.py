@@ -30,6 +30,7 @@ from cytosae_core.sae.checkpoint import load_checkpoint
 from cytosae_core.tensors import unpack_tensors
 
 from .deviations import Deviations
+from .private import added_rows, take_private
 from .runfolder import ReplyTables, RunFolder
 from .tally import header_of, tally
 
@@ -76,9 +77,14 @@ def _result(folder: Path, study: StudyConfig, stated: Json) -> StudyResult:
             result.describe[which] = ReplyTables(run, f"describe-{which}", sites)
     result.scores = ReplyTables(run, "score", sorted(run.kept_replies("score")))
     _rounds(run, result)
-    if study.kind != "train":
+    if study.kind != "train" or study.profile == "dp":
         tensors = load_checkpoint(folder / "run" / "start").tensors
         result.final = next(tensors[name] for name in MODEL_TENSORS if name in tensors)
+    if study.profile == "dp":
+        result.first, result.final = added_rows(
+            study, result.final, *(_tensors(run, k) for k in ("second", "third"))
+        )
+        take_private(result, result.describe.get("final", {}))
     result.faults = stated_faults(stated)
     notes = Deviations(folder, SigningKey.load_or_create(folder / "study.key"), study)
     told = list((stated.get("protocol") or {}).get("deviations") or [])

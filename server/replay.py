@@ -31,6 +31,7 @@ from cytosae_core.report.evidence import Evidence
 from cytosae_core.report.inputs import Comparators, RoundRecord, StudyResult
 from cytosae_core.tensors import unpack_tensors
 
+from .private import added_rows, take_private
 from .study import draw_pages
 
 Array = NDArray[Any]
@@ -119,7 +120,9 @@ def _config(bundle: Bundle) -> StudyConfig:
 
 
 def _rounds(study: Study) -> str:
-    """Every round's dictionary from the replies that it used."""
+    """Every round's dictionary from the replies that it used; under `dp`, the rows that residual moments added."""
+    if study.config.profile == "dp":
+        return _added(study)
     training, done = study.config.training, 0
     dictionary = study.dictionary("begin")
     results: dict[str, Array] = {dictionary_digest({"dictionary": dictionary}): dictionary}
@@ -148,6 +151,18 @@ def _rounds(study: Study) -> str:
     return f"{done} rounds averaged again: every dictionary has the logged digest."
 
 
+def _added(study: Study) -> str:
+    if study.config.kind != "train":
+        return "No round and no added concept: the dictionary was frozen."
+    rows = study.dictionary("second")[: study.config.dictionary.n - study.config.privacy.atoms]
+    _, made = added_rows(study.config, rows, study.tables("second", 0), study.tables("third", 0))
+    if dictionary_digest({"dictionary": made}) != dictionary_digest(
+        {"dictionary": study.dictionary("describe")}
+    ):
+        raise Broken("The noised moments of the sites give another dictionary.", f"{COORDINATOR} (release)")
+    return "The added concepts come out again from the sites' noised moments."
+
+
 def _report(study: Study) -> str:
     """report.json from the replies alone."""
     stated = study.report
@@ -173,11 +188,16 @@ def _result(study: Study) -> StudyResult:
     result.take_counts(hello)
     result.canary_difference = _canary({site: tensors["canary"] for site, tensors in hello.items()})
     result.begin = {site: tensors["quality"] for site, tensors in study.tables("begin", 0).items()}
-    names = ["final", *(["random"] if study.config.dictionary.model == "pursuit" else [])]
-    names += ["init"] if study.config.kind == "train" else []
+    names = ["final"]
+    if study.config.profile != "dp":
+        names += ["random"] if study.config.dictionary.model == "pursuit" else []
+        names += ["init"] if study.config.kind == "train" else []
     result.describe = {name: study.tables("describe", index) for index, name in enumerate(names)}
     result.scores = study.tables("score", 0)
     result.first, result.final = study.dictionary("begin"), study.dictionary("describe")
+    if study.config.profile == "dp":
+        result.first = study.dictionary("second")
+        take_private(result, result.describe["final"])
     result.received, result.leaves = study.received, study.leaves
     places = [index for kinds in study.leaves.values() for found in kinds.values() for index in found]
     if places:

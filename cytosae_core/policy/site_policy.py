@@ -257,6 +257,7 @@ POLICIES = {
     for policy in (
         SitePolicy("masked", "masked"),
         SitePolicy("evaluate_only", "evaluate_only"),
+        SitePolicy("dp", "dp", epsilon_total="8", delta_max="0.001"),
         SitePolicy("public-data", "masked", min_units=1, round_to=1, disclosure_control=False, **_WIDE),
     )
 }
@@ -264,7 +265,7 @@ ATTRIBUTES = tuple(item.name for item in fields(SitePolicy))
 
 
 def named_policy(name: str) -> SitePolicy:
-    """One of the built-in policies: masked, evaluate_only, public-data."""
+    """One of the built-in policies: masked, evaluate_only, dp, public-data."""
     if name not in POLICIES:
         raise SetupError(f"Expected policy in {sorted(POLICIES)}, got policy={name}.")
     return POLICIES[name]

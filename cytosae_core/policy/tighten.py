@@ -22,6 +22,10 @@ STEPS = {
     "train": {"hello": 1, "moments": 1, "begin": 1, "describe": 3, "score": 1, "close": 1},
     "validate": {"hello": 1, "describe": 3, "score": 1, "close": 1},
 }
+PRIVATE_STEPS = {
+    "train": {"hello": 1, "second": 1, "third": 1, "describe": 1, "close": 1},
+    "validate": {"hello": 1, "describe": 1, "close": 1},
+}
 # profile of the policy -> profiles that a study may use under it
 UNDER = {"evaluate_only": ("evaluate_only",), "masked": ("masked", "evaluate_only"), "dp": ("dp",)}
 
@@ -46,8 +50,9 @@ class Demand:
 
 def demand(study: StudyConfig) -> Demand:
     """What `study` asks for."""
-    rounds = study.training.rounds if study.kind == "train" else 0
-    times = {**STEPS[study.kind], **({"round": rounds} if study.kind == "train" else {})}
+    rounds = study.training.rounds if study.kind == "train" and study.profile == "masked" else 0
+    steps = PRIVATE_STEPS if study.profile == "dp" else STEPS
+    times = {**steps[study.kind], **({"round": rounds} if rounds else {})}
     per_kind = {
         kind: [field for field in _fields(kind, study.profile) if _asked(field, study)] for kind in times
     }
@@ -105,11 +110,21 @@ def conflicts(policy: SitePolicy, study: StudyConfig) -> list[str]:
     for attribute, wanted, what in budgets:
         if wanted > getattr(policy, attribute):
             out.append(_conflict(policy, attribute, getattr(policy, attribute), f"{what}: {wanted}"))
+    if study.profile == policy.profile == "dp":
+        out += _of_privacy(policy, study)
     for name in asked.names if study.profile in UNDER[policy.profile] else ():
         if not policy.allows(name):
             place = "tensors" if name in names_of(policy.profile, "tensors") else "metrics"
             out.append(_conflict(policy, place, f"without {name}", f"{name}"))
     return out
+
+
+def _of_privacy(policy: SitePolicy, study: StudyConfig) -> Iterator[str]:
+    terms = study.privacy
+    if terms.epsilon > float(policy.epsilon_total):
+        yield _conflict(policy, "epsilon_total", policy.epsilon_total, f"privacy.epsilon: {terms.epsilon:g}")
+    if terms.delta > float(policy.delta_max):
+        yield _conflict(policy, "delta_max", policy.delta_max, f"privacy.delta: {terms.delta:g}")
 
 
 def _conflict(policy: SitePolicy, attribute: str, held: object, asked: str) -> str:

@@ -118,7 +118,7 @@ def agreement_part(e: Evidence, found: Agreement, replication: Json) -> Json:
         "firing_rate": firing,
         "auroc": meaning,
         "pairs": "all" if len(found.pairs) == len(e.sites) * (len(e.sites) - 1) // 2 else "neighbours",
-        "reliability": {site: rounded(e.small[site]["reliability"][0]) for site in e.sites},
+        "reliability": {site: rounded(_reliability(e, site)) for site in e.sites},
         "replication": replication,
         "holds_shuffled": found.holds_shuffled,
     }
@@ -136,10 +136,15 @@ def _corrected(e: Evidence, pair: Json) -> float | None:
     """Agreement without the noise of the sites' own values, from their split halves; may exceed 1 by chance."""
     if pair["r"] is None:
         return None
-    halves = [float(e.small[pair[side]]["reliability"][0]) for side in ("a", "b")]
+    halves = [_reliability(e, pair[side]) for side in ("a", "b")]
     if any(np.isnan(half) or half <= 0 for half in halves):
         return None
     return disattenuated(pair["r"], *(spearman_brown(half) for half in halves))
+
+
+def _reliability(e: Evidence, site: str) -> float:
+    """Agreement of two halves of a site's units; NaN where it was withheld or, under `dp`, not asked for."""
+    return float(e.small[site].get("reliability", (np.nan,))[0])
 
 
 def _known(value: float) -> float | None:

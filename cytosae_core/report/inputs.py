@@ -90,7 +90,8 @@ class StudyResult:
         """What sites count in `hello`; what a site does not tell is left out."""
         for site in sorted(hello):
             tensors = hello[site]
-            self.counts[site] = tensors["counts"]
+            if "counts" in tensors:
+                self.counts[site] = tensors["counts"]
             if "class_units" in tensors:
                 self.class_units[site] = tensors["class_units"]
             if "listed" in tensors:

@@ -16,7 +16,7 @@ from .logs import Fields, Logs, PartyLog, at
 from .verdict import MALFORMED, Broken, Missing, need
 
 REPLY, MAGIC = "urn:cytosae:reply:v1", b"CYTOSAE1"
-TYPES = {"F32": ("float32", 4), "F16": ("float16", 2)}
+TYPES = {"F32": ("float32", 4), "F16": ("float16", 2), "I64": ("int64", 8)}
 HEADER = ("study", "protocol", "kind", "round", "request_sha256", "status")
 
 

@@ -1,0 +1,156 @@
+"""A study under the profile `dp`, in one process: noised statistics, added concepts, a ledger that says no."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cytosae_core.config import DictionaryConfig, RoundsConfig, StatisticsConfig, StudyConfig
+from cytosae_core.errors import EgressError, StudyError
+from cytosae_core.plan import PlanConfig
+from cytosae_core.policy import SitePolicy
+from cytosae_core.privacy.accountant import exact_epsilon
+from cytosae_core.privacy.terms import PrivacyTerms
+from cytosae_core.report.build import build_report
+from cytosae_server.study import write_report
+from tests.federation import CLASSES, D, Federation, K, study_config
+
+POLICY = SitePolicy("dp", "dp", epsilon_total="8", delta_max="0.001")
+ROWS, ATOMS = 20, 12
+TERMS = PrivacyTerms(epsilon=8.0, delta=1e-4, patients=30, patients_in_all=1000, classes_of_a_patient=2)
+TRAIN = replace(TERMS, atoms=ATOMS, second_clip=0.5, tokens_of_a_patient=32)
+
+
+def private_study(terms: PrivacyTerms = TERMS, **changes: Any) -> StudyConfig:
+    """Two listed concepts, three classes; with `terms.atoms` rows that residual moments may fill."""
+    kind = "train" if terms.atoms else "validate"
+    given: dict[str, Any] = {
+        "kind": kind, "profile": "dp", "privacy": terms, "rounds": RoundsConfig(quorum=2, deadline_s=60.0),
+        "dictionary": DictionaryConfig(n=ROWS + terms.atoms, k=K, init="file"),
+        "statistics": StatisticsConfig(classes=CLASSES),
+        "plan": PlanConfig(selection="listed", concepts=("c0001", "c0002")), **changes,
+    }  # fmt: skip
+    return study_config(3, **given)
+
+
+def start() -> dict[str, np.ndarray]:
+    rows = np.random.default_rng(5).standard_normal((ROWS, D)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return {"dictionary": rows, "mean": np.zeros(D, np.float32), "scale": np.array([1.5], np.float32)}
+
+
+def federation(
+    folder: Path, terms: PrivacyTerms = TERMS, policy: SitePolicy = POLICY, **more: Any
+) -> Federation:
+    return Federation(folder, study=private_study(terms), policy=policy, start=start(), **more)
+
+
+def test_a_private_validation_gives_noised_statistics_and_a_report(tmp_path: Path) -> None:
+    made = federation(tmp_path)
+    run = made.run()
+    report = build_report(made.study, run.result)
+    table = run.result.describe["final"]["site-0"]
+    assert set(table) == {
+        "firing_rate",
+        "auroc",
+        "auroc_se",
+        "counts",
+        "class_units",
+        "quality",
+        "quality_init",
+    }
+    told = np.flatnonzero(~np.isnan(table["firing_rate"]))
+    assert set(told.tolist()) <= {1, 2}
+    assert 15 < table["counts"][1] < 45  # 30 patients, noise of about 3
+    out = tmp_path / "report"
+    write_report(out, dict(report))
+    page = (out / "report.html").read_text()
+    assert "epsilon" in page and json.loads((out / "report.json").read_text())["study"]["profile"] == "dp"
+
+
+def test_a_repeated_question_gets_the_same_noise_and_is_charged_once(tmp_path: Path) -> None:
+    made = federation(tmp_path)
+    first = made.run().result.describe["final"]["site-0"]["quality"]
+    session = made.sessions["site-0"]
+    spent = session._budget._privacy.summary()  # type: ignore[union-attr]
+    shutil.rmtree(tmp_path / "run" / "replies" / "describe-final")
+    again = made.run().result.describe["final"]["site-0"]["quality"]
+    assert np.array_equal(first, again, equal_nan=True)
+    assert session._budget._privacy.summary() == spent  # type: ignore[union-attr]
+    assert spent["spent"] == pytest.approx(8.0, rel=0.5) and len(spent["releases"]) == 1
+
+
+def test_added_concepts_come_from_noised_moments_only(tmp_path: Path) -> None:
+    made = federation(tmp_path, TRAIN)
+    run = made.run()
+    kinds = [item["kind"] for item in made.sessions["site-1"]._budget._privacy.summary()["releases"]]  # type: ignore[union-attr]
+    assert kinds in (["second", "third", "describe"], ["second", "describe"])
+    assert run.result.final.shape == (ROWS + ATOMS, D)
+    assert (run.result.final[:ROWS] == start()["dictionary"]).all()
+    total = made.sessions["site-1"]._budget._privacy.summary()["spent"]  # type: ignore[union-attr]
+    assert total <= 8.0 and total == pytest.approx(exact_epsilon(_mu(made), 1e-3), rel=1e-6)
+
+
+def _mu(made: Federation) -> float:
+    releases = made.sessions["site-1"]._budget._privacy.summary()["releases"]  # type: ignore[union-attr]
+    return float(np.sqrt(sum(1 / item["noise_multiplier"] ** 2 for item in releases)))
+
+
+def test_an_exhausted_budget_ends_the_site_and_not_the_study(tmp_path: Path) -> None:
+    made = federation(tmp_path)
+    tight = replace(POLICY, epsilon_total="8")
+    made.sessions["site-2"]._budget._privacy._policy = replace(tight, epsilon_total="1")  # type: ignore[union-attr]
+    run = made.run()
+    assert ("site-2", "describe-final", "budget") in run.result.faults
+    assert set(run.result.describe["final"]) == {"site-0", "site-1"}
+    assert made.sessions["site-2"]._budget._privacy.summary()["releases"] == []  # type: ignore[union-attr]
+    report = build_report(made.study, run.result)
+    assert "budget" in json.dumps(report)
+
+
+def test_a_site_with_too_few_patients_takes_no_part(tmp_path: Path) -> None:
+    made = federation(tmp_path, replace(TERMS, patients=31))
+    with pytest.raises(StudyError, match="quorum"):
+        made.run()
+    assert any(event.code == "refused" for event in made.logs)
+
+
+def test_a_policy_with_less_budget_refuses_the_study(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="epsilon_total"):
+        federation(tmp_path, policy=replace(POLICY, epsilon_total="2"))
+
+
+def test_a_rolled_back_ledger_stops_the_site(tmp_path: Path) -> None:
+    made = federation(tmp_path)
+    made.run()
+    folder = made.sites["site-0"].state
+    for session in made.sessions.values():
+        session.close()
+    (folder / "ledger" / "privacy.sqlite3").unlink()
+    (folder / "privacy-head.json").unlink()
+    with pytest.raises(EgressError, match="this site's log"):
+        federation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"privacy": replace(TERMS, epsilon=20.0)}, "no meaningful guarantee"),
+        ({"privacy": replace(TERMS, delta=0.01)}, "delta"),
+        ({"privacy": replace(TERMS, patients=2000)}, "patients"),
+        ({"privacy": replace(TERMS, sites_of_a_patient=4)}, "sites_of_a_patient"),
+        ({"plan": PlanConfig()}, "selection=listed"),
+        ({"privacy": PrivacyTerms()}, "epsilon"),
+        ({"profile": "masked", "kind": "validate"}, "no part privacy"),
+        ({"dictionary": DictionaryConfig(n=ROWS, k=K, init="random")}, "public start"),
+    ],
+)
+def test_promises_that_cannot_be_kept_are_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(StudyError, match=says):
+        private_study(**changes)
