@@ -34,7 +34,12 @@ EVENTS = {
     "incident": "The other party's log contradicts what it showed before. Call the study's auditor.",
     "warning": "Something in this environment weakens the boundary (docs/relay.md).",
 }
-KINDS = frozenset({"hello", "moments", "begin", "round", "describe", "score", "close", "unknown"})
+KINDS = frozenset(
+    {
+        *("hello", "moments", "begin", "round", "describe", "score", "close", "unknown"),
+        *("second", "third", "sum_keys", "sum_shares", "sum_masked", "sum_confirm", "sum_unmask"),
+    }
+)
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,23}\Z")
 
 

@@ -6,7 +6,8 @@ kill -9, gets the same bytes. Other noise for the same sum would be a second rel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from cytosae_core.errors import EgressError, MessageError
 from cytosae_core.privacy import metrics
 from cytosae_core.privacy.metrics import Noised, Patient
 from cytosae_core.privacy.moments import MAX_RANK, Subspace, second_moment, third_moment, third_size
-from cytosae_core.privacy.noise import grid_for, release
+from cytosae_core.privacy.noise import exact_sum, grid_for, with_noise
 from cytosae_core.privacy.plan import PrivacyPlan
+from cytosae_core.privacy.secagg_wire import SUMS, shares_of, study_grid
 from cytosae_core.sae.models import PursuitModel
-from cytosae_core.sae.residual import ResidualModel, output_bias
+from cytosae_core.sae.residual import ResidualModel
 from cytosae_core.sae.scale import TokenScale
 from cytosae_core.tensors import pack_tensors, unpack_tensors, write_atomic
 
@@ -31,7 +33,6 @@ from .steps import Answer, Steps, close
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
-BIAS_TOKENS = 4096
 
 
 def hello(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
@@ -41,28 +42,72 @@ def hello(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, Any])
 
 def second(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
     """Release 1: the second moment of what the public rows leave, summed over patients."""
-    model, scale, checks = _residual_model(steps, tensors)
-    plan = steps.study.privacy.plan("second", steps.study.layout)
-    found = _kept(steps, "second", tensors, plan, lambda: _rows(steps, model, scale, second_moment))
+    _require(steps, secure=False)
+    found, plan, checks = _second(steps, tensors)
     return Answer({"second_moment": Release(found, 1)}, checks=checks, private=plan)
 
 
 def third(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
     """Release 2: the third moment in the subspace that the coordinator found, summed over patients."""
+    _require(steps, secure=False)
+    found, plan, checks = _third(steps, tensors)
+    return Answer({"third_moment": Release(found, 1)}, checks=checks, private=plan)
+
+
+def masked(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
+    """Either release under masks. Its noise is a share, which protects in a sum only: it never leaves unmasked."""
+    kind = _require(steps, secure=True, number=int(params["round"]))
+    given = {name: values for name, values in tensors.items() if name != "boxes"}
+    found, plan, checks = {"second": _second, "third": _third}[kind](steps, given)
+    answer = steps.sums.masked(kind, tensors, found)
+    return Answer({name: Release(words, 1) for name, words in answer.items()}, checks=checks, private=plan)
+
+
+def _require(steps: Steps, *, secure: bool, number: int = 0) -> str:
+    """The sum that is asked for, if the protocol has it in this form: under masks, or in the open."""
+    if (
+        steps.study.privacy.secure_aggregation != secure
+        or not steps.study.privacy.atoms
+        or number >= len(SUMS)
+    ):
+        raise MessageError("Expected a sum that the protocol asks for.", reason="MSG_TYPE")
+    return SUMS[number]
+
+
+Noisy = tuple[NDArray[np.int64], PrivacyPlan, tuple[dict[str, str], ...]]
+
+
+def _second(steps: Steps, tensors: Mapping[str, Array]) -> Noisy:
+    model, scale, checks = _residual_model(steps, tensors)
+    plan = steps.study.privacy.plan("second", steps.study.layout)
+    return (
+        _kept(steps, "second", tensors, plan, lambda: _rows(steps, model, scale, second_moment)),
+        plan,
+        checks,
+    )
+
+
+def _third(steps: Steps, tensors: Mapping[str, Array]) -> Noisy:
     space = _space(steps, tensors)
     given = {name: values for name, values in tensors.items() if name not in ("basis", "values")}
     model, scale, checks = _residual_model(steps, given)
     plan = steps.study.privacy.plan("third", steps.study.layout, space.rank)
-    found = _kept(
-        steps,
-        "third",
-        tensors,
-        plan,
-        lambda: _rows(steps, model, scale, lambda part: third_moment(part, space)),
-    )
-    padded = np.zeros(third_size(MAX_RANK), np.int64)
-    padded[: len(found)] = found
-    return Answer({"third_moment": Release(padded, 1)}, checks=checks, private=plan)
+    rows = partial(_rows, steps, model, scale, lambda part: third_moment(part, space))
+    found = np.zeros(third_size(MAX_RANK), np.int64)  # of one size, whatever the rank
+    drawn = _kept(steps, "third", tensors, plan, rows)
+    found[: len(drawn)] = drawn
+    return found, plan, checks
+
+
+def _stage(name: str) -> Callable[[Steps, Mapping[str, Array], Mapping[str, Any]], Answer]:
+    """A stage of a secure sum that carries nothing of a patient: keys, shares of keys, signatures."""
+
+    def stage(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
+        kind = _require(steps, secure=True, number=int(params["round"]))
+        answer = getattr(steps.sums, name)(kind, tensors)
+        return Answer({name: Release(values, 0) for name, values in answer.items()})
+
+    return stage
 
 
 def describe(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:
@@ -71,12 +116,11 @@ def describe(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, An
     layout, study = steps.study.layout, steps.study
     plan = study.privacy.plan("describe", layout)
 
-    def rows() -> Floats:
-        patients = _patients(steps, model, scale)
-        return np.stack([metrics.vector(patient, layout) for patient in patients])
+    def rows() -> Iterator[Floats]:
+        return (metrics.vector(patient, layout) for patient in _patients(steps, model, scale))
 
     total = _kept(steps, "describe", tensors, plan, rows)
-    grid = grid_for(plan.clip_norm, study.privacy.patients_in_all, plan.noise_multiplier)
+    grid = _grid(steps, "describe", plan)
     found = metrics.split(total.astype(np.float64) * grid, layout, plan.noise_multiplier * plan.clip_norm)
     return Answer(_tables(steps, found), checks=checks, private=plan)
 
@@ -84,7 +128,11 @@ def describe(steps: Steps, tensors: Mapping[str, Array], params: Mapping[str, An
 def _residual_model(
     steps: Steps, tensors: Mapping[str, Array]
 ) -> tuple[ResidualModel, TokenScale, tuple[dict[str, str], ...]]:
-    """The public rows, the added ones behind them, and this site's own bias; the gate of frozen models."""
+    """The public rows and the added ones behind them; the gate of frozen models.
+
+    Without the site's output bias: a mean over patients in it would enter every other patient's numbers, and one
+    patient more or less would change all of them.
+    """
     least = steps.study.privacy.patients
     if len(np.unique(steps.data.unit_index)) < least:
         raise EgressError(
@@ -96,12 +144,11 @@ def _residual_model(
         raise EgressError("Expected a pursuit dictionary.", code="base", reason="MODEL_REJECT")
     terms, n = steps.study.privacy, steps.study.dictionary.n
     rows = model.dictionary
-    made = ResidualModel(rows[: n - terms.atoms], rows[n - terms.atoms :], model.k, terms.extra_k)
-    if terms.atoms:
-        images = np.arange(steps.site.store.n_images)
-        tokens, _ = steps.data.random_tokens(images, BIAS_TOKENS, "bias")
-        made.bias = output_bias(made.first, torch.from_numpy(scale.apply(tokens)))
-    return made, scale, checks
+    return (
+        ResidualModel(rows[: n - terms.atoms], rows[n - terms.atoms :], model.k, terms.extra_k),
+        scale,
+        checks,
+    )
 
 
 def _space(steps: Steps, tensors: Mapping[str, Array]) -> Subspace:
@@ -115,34 +162,52 @@ def _space(steps: Steps, tensors: Mapping[str, Array]) -> Subspace:
     return Subspace(basis.astype(np.float64), values.astype(np.float64))
 
 
+def _grid(steps: Steps, name: str, plan: PrivacyPlan) -> float:
+    """Width of the integers' grid; statistics are never summed over sites."""
+    if name in SUMS:
+        return study_grid(steps.study, plan)
+    return grid_for(plan.clip_norm, steps.study.privacy.patients_in_all, plan.noise_multiplier)
+
+
 def _kept(
-    steps: Steps, name: str, tensors: Mapping[str, Array], plan: PrivacyPlan, rows: Callable[[], Floats]
+    steps: Steps,
+    name: str,
+    tensors: Mapping[str, Array],
+    plan: PrivacyPlan,
+    rows: Callable[[], Iterable[Floats]],
 ) -> NDArray[np.int64]:
     """The noised sum of this release: drawn once per content of the request, then read back."""
     asked = sha256_hex(pack_tensors(dict(tensors)))[:16]
     path = steps.site.state / steps.study.digest[:16] / f"release-{name}-{asked}.safetensors"
     if not path.exists():
-        grid = grid_for(plan.clip_norm, steps.study.privacy.patients_in_all, plan.noise_multiplier)
-        drawn = release(rows(), plan.clip_norm, plan.noise_multiplier, grid)
+        grid = _grid(steps, name, plan)
+        exact = sum(
+            exact_sum(row[None], plan.clip_norm, grid) for row in rows()
+        )  # one patient in memory at a time
+        shares = shares_of(steps.study) if name in SUMS else 1
+        drawn = with_noise(np.asarray(exact), plan.clip_norm, plan.noise_multiplier, grid, shares)
         write_atomic(path, pack_tensors({"total": drawn}))
     return np.asarray(unpack_tensors(path.read_bytes())["total"], dtype=np.int64)
 
 
 def _rows(
     steps: Steps, model: ResidualModel, scale: TokenScale, moment: Callable[[Floats], Floats]
-) -> Floats:
+) -> Iterator[Floats]:
     """One row per patient: `moment` of the residuals of its tokens. Only its own tokens are looked at."""
-    count = steps.study.privacy.tokens_of_a_patient
-    rows = []
     for unit in np.unique(steps.data.unit_index):
         images = np.flatnonzero(steps.data.unit_index == unit)
-        tokens, _ = steps.data.random_tokens(images, count, f"patient {unit}")
-        codes = model.first.sparse(torch.from_numpy(scale.apply(tokens)))
-        rest = torch.from_numpy(scale.apply(tokens)) - model.first.reconstruct(
-            codes.dense(len(model.first.dictionary))
-        )
-        rows.append(moment(rest.numpy().astype(np.float64)))
-    return np.stack(rows)
+        x = _drawn(steps, scale, images, "moments")
+        rest = x - model.first.reconstruct(model.first.codes(x))
+        yield moment(rest.numpy().astype(np.float64))
+
+
+def _drawn(steps: Steps, scale: TokenScale, images: Array, purpose: str) -> torch.Tensor:
+    """One patient's tokens. The draw depends on its own name and images, never on who else is in the cohort."""
+    name = steps.site.units[int(images[0])]
+    tokens, _ = steps.data.random_tokens(
+        images, steps.study.privacy.tokens_of_a_patient, f"{purpose} {sha256_hex(name.encode())}"
+    )
+    return torch.from_numpy(scale.apply(tokens))
 
 
 def _patients(steps: Steps, model: ResidualModel, scale: TokenScale) -> list[Patient]:
@@ -167,10 +232,7 @@ def _patients(steps: Steps, model: ResidualModel, scale: TokenScale) -> list[Pat
 
 def _squares(steps: Steps, model: ResidualModel, scale: TokenScale, images: Array) -> Floats:
     """One patient's `metrics.SQUARES`."""
-    tokens, _ = steps.data.random_tokens(
-        images, steps.study.privacy.tokens_of_a_patient, f"squares {images[0]}"
-    )
-    x = torch.from_numpy(scale.apply(tokens))
+    x = _drawn(steps, scale, images, "squares")
     codes = model.codes(x)
     public = codes[:, : len(model.first.dictionary)]
     size = float(x.square().mean())
@@ -221,6 +283,11 @@ def _quality(steps: Steps, found: Noised, sure: bool, place: int) -> Floats:
 
 STEPS: dict[str, Callable[[Steps, Mapping[str, Array], Mapping[str, Any]], Answer]] = {
     "hello": hello,
+    "sum_keys": _stage("keys"),
+    "sum_shares": _stage("shares"),
+    "sum_masked": masked,
+    "sum_confirm": _stage("confirm"),
+    "sum_unmask": _stage("unmask"),
     "second": second,
     "third": third,
     "describe": describe,

@@ -43,6 +43,7 @@ from cytosae_core.tensors import write_atomic
 from .base import LastBase
 from .events import Events
 from .site import Site, StudyData
+from .sums import SiteSums
 
 Array = NDArray[Any]
 Releases = dict[str, Release]
@@ -113,6 +114,7 @@ class Steps:
 
     Attributes:
         last_checks: what the gate measured on the last dictionary that came.
+        sums: the site's part in secure sums, where the protocol asks for them.
     """
 
     def __init__(self, site: Site, study: StudyConfig, policy: SitePolicy, events: Events) -> None:
@@ -120,6 +122,7 @@ class Steps:
         self.last_checks: tuple[dict[str, str], ...] = ()
         self.data = StudyData(site, study)
         self.base = LastBase(site.state / study.digest[:16])
+        self.sums = SiteSums(site, study)
         self._scores: tuple[str, ImageScores] | None = None
 
     def hello(self, tensors: Mapping[str, Array], params: Mapping[str, Any]) -> Answer:

@@ -67,6 +67,18 @@ ALLOWED: tuple[Field, ...] = (
     Field("second", "second_moment", "int64", ("m2",), "sum", DP, "where the public dictionary falls short"),
     Field("third", "third_moment", "int64", ("m3",), "sum", DP, "concepts in what it leaves"),
     Field(
+        "sum_masked", "second_masked", "uint32", ("m2",), "sum", DP, "the same under masks: only a sum opens"
+    ),
+    Field(
+        "sum_masked", "third_masked", "uint32", ("m3",), "sum", DP, "the same under masks: only a sum opens"
+    ),
+    Field("sum_keys", "sum_keys", "uint8", ("kb",), "open", DP, "public keys for the masks of one sum"),
+    Field("sum_shares", "commitment", "uint8", ("32",), "open", DP, "that a seed is the one that was shared"),
+    Field("sum_shares", "boxes", "uint8", ("S", "bb"), "open", DP, "shares of keys, sealed to other sites"),
+    Field("sum_confirm", "confirmation", "uint8", ("64",), "open", DP, "a signature under who is in the sum"),
+    Field("sum_unmask", "seeds", "uint8", ("S", "sb"), "open", DP, "shares that take masks off a sum"),
+    Field("sum_unmask", "masks", "uint8", ("S", "sb"), "open", DP, "the same for sites that dropped out"),
+    Field(
         "describe", "reliability", "float32", ("1",), "metric", ALL, "agreement of two halves of the units"
     ),
     Field(

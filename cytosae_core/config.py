@@ -16,7 +16,9 @@ from .errors import StudyError
 from .plan import Criterion, Endpoint, PlanConfig, Stage
 from .privacy.metrics import Layout
 from .privacy.moments import MAX_RANK, second_size, third_size
+from .privacy.secagg_parts import BOX_BYTES, KEY_BYTES, SHARE_BYTES
 from .privacy.terms import PrivacyTerms
+from .signatures import SIGNATURE_BYTES
 from .strict_yaml import load_yaml as load_yaml
 
 URN = "urn:cytosae:study:v1"
@@ -284,6 +286,10 @@ class StudyConfig:
             "r": len(REVIEW_TERMS),
             "m2": second_size(self.encoder.d),
             "m3": third_size(MAX_RANK),
+            "S": len(self.sites),
+            "kb": 2 * KEY_BYTES + SIGNATURE_BYTES,
+            "bb": BOX_BYTES,
+            "sb": SHARE_BYTES,
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -436,7 +436,7 @@ def _protect(rule: Field, release: Release, policy: SitePolicy) -> tuple[Array, 
 
 def _noised(values: Array, told: Array) -> tuple[Array, int]:
     """Values made from noised sums: as they are, to 4 digits. What the noise drowns (`told` false) leaves as NaN."""
-    if values.dtype.kind == "i":
+    if values.dtype.kind in "iu":
         return values, 0
     shown = round_significant(np.where(told, values, np.nan), 4)
     return shown.astype(values.dtype), int(np.isnan(shown).sum())

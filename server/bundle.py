@@ -174,7 +174,8 @@ def _dictionaries(folder: Path, statements: list[Statement]) -> Files:
         for item in statements
         if item.kind == "release"
     }
-    wanted, found = {released.get(step) for step in (("begin", 0), ("describe", 0))}, Files()
+    steps = (("begin", 0), ("second", 0), ("sum_masked", 0), ("describe", 0))
+    wanted, found = {released.get(step) for step in steps}, Files()
     for path in [*sorted((folder / "run").glob("*.safetensors")), folder / "start.safetensors"]:
         tensors = load_tensors(path) if path.exists() else {}
         model = {name: tensors[name] for name in MODEL_TENSORS if name in tensors}

@@ -28,7 +28,7 @@ from .record import Record
 
 Array = NDArray[Any]
 # Steps whose tensors differ from site to site; all other steps ask every site the same.
-OWN_BODY = frozenset({"score"})
+OWN_BODY = frozenset({"score", "sum_masked"})
 
 
 @dataclass(frozen=True)

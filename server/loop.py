@@ -32,10 +32,11 @@ from cytosae_core.sae.scale import TokenScale
 from .coordinator import Coordinator
 from .desk import Ask, Desk
 from .exchange import Exchange
-from .private import EMPTY, as_received, as_sent, space_of, take_private, with_added
+from .private import EMPTY, Total, added_up, as_received, as_sent, space_of, take_private, with_added
 from .probes import ScoreRequests
 from .record import Record
 from .runfolder import ReplyTables, RunFolder
+from .sums import STAGES, StudySum, message_of
 from .tally import tally
 from .transport import Transport
 
@@ -243,26 +244,56 @@ class StudyRun:
         if self.study.kind != "train":
             return scale, model
         rows = model["dictionary"]
-        self.result.first = with_added(self.study, rows, EMPTY, {})
-        second = self._sums("second", 0, _with({"dictionary": self.result.first}, scale))
+        self.result.first = with_added(self.study, rows, EMPTY, None)
+        second = self._total("second", _with({"dictionary": self.result.first}, scale))
         space = as_received(space_of(self.study, second))
         self._watch("rank", {"rank": space.rank})
-        if not space.rank:
-            return scale, {"dictionary": self.result.first}
         asked = {**_with({"dictionary": self.result.first}, scale), **as_sent(space)}
-        third = self._sums("third", 0, asked)
-        return scale, {"dictionary": with_added(self.study, rows, space, third)}
+        third = self._total("third", asked) if space.rank else None
+        added = with_added(self.study, rows, space, third)
+        self._folder.save_added(self.result.first, added)
+        return scale, {"dictionary": added}
 
-    def _sums(self, kind: str, number: int, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        """The noised sums of one kind of residual moments, by site."""
-        name, found = f"{kind}_moment", dict[str, Array]()
-        self._step(
-            kind,
-            number,
-            lambda site: (tensors, {}),
-            lambda reply: found.update({reply.site: reply.tensors[name]}),
-        )
-        return found
+    def _total(self, kind: str, tensors: Mapping[str, Array]) -> Total:
+        """The noised sum of one kind of residual moments over all sites, in the open or under masks."""
+        if (kept := self._folder.kept_sum(kind)) is not None:
+            return Total(*kept)
+        if self.study.privacy.secure_aggregation:
+            total = self._secure(kind, tensors)
+        else:
+            found: dict[str, Mapping[str, Array]] = {}
+            self._step(
+                kind, 0, lambda site: (tensors, {}), lambda reply: found.update({reply.site: reply.tensors})
+            )
+            added = added_up(found, kind)
+            if added is None:
+                raise StudyError(f"Expected at least one answer in step={kind}.")
+            total = added
+        self._folder.keep_sum(kind, total.values, total.sites)
+        return total
+
+    def _secure(self, kind: str, tensors: Mapping[str, Array]) -> Total:
+        made = StudySum(self.study, kind, self._coordinator.site_keys)
+        for stage in STAGES:
+            self._stage(made, kind, stage, tensors if stage == "masked" else {})
+            if stage != STAGES[-1]:
+                made.close(stage)
+        return Total(made.total(), made.sites)
+
+    def _stage(self, made: StudySum, kind: str, stage: str, more: Mapping[str, Array]) -> None:
+        """One stage of a secure sum. What was closed before a crash stays closed: sites sign one set of survivors."""
+        step, (name, number) = f"{kind}-{stage}", message_of(kind, stage)
+
+        def accept(reply: Reply) -> None:
+            made.accept(stage, reply.site, reply.tensors)
+
+        if self._folder.is_closed(step):
+            have = self._kept(step, name, number, accept)
+            for site in [site for site in self._members if site not in have]:
+                self._drop(site, step, "deadline")
+            return
+        self._step(name, number, lambda site: ({**made.asked(site), **more}, {}), accept, step=step)
+        self._folder.close_step(step)
 
     def _describe(self, model: Mapping[str, Array], scale: TokenScale) -> None:
         wanted: dict[str, Mapping[str, Array]] = {"final": model}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,47 +15,60 @@ from numpy.typing import NDArray
 
 from cytosae_core.config import StudyConfig
 from cytosae_core.privacy.moments import Subspace, residual_atoms, subspace, tensor_atoms, third_size
-from cytosae_core.privacy.noise import grid_for
 from cytosae_core.privacy.plan import PrivacyPlan
+from cytosae_core.privacy.secagg_wire import SUMS, shares_of, study_grid
 from cytosae_core.report.inputs import StudyResult, Tables
 
 Array = NDArray[Any]
 EMPTY = Subspace(np.zeros((0, 0)), np.zeros(0))
 
 
-def space_of(study: StudyConfig, totals: Mapping[str, Array]) -> Subspace:
-    """The subspace of the residual from every site's second moment [d (d+1)/2]; rank 0: only noise is to be seen."""
+@dataclass(frozen=True)
+class Total:
+    """A noised sum [m] in units of the grid, over `sites` sites."""
+
+    values: NDArray[np.int64]
+    sites: int
+
+
+def added_up(tables: Tables, kind: str) -> Total | None:
+    """The sum of what every site sent in the open; None when nobody did."""
+    parts = [tables[site][f"{kind}_moment"] for site in sorted(tables)]
+    return Total(np.asarray(np.sum(parts, axis=0)), len(parts)) if parts else None
+
+
+def space_of(study: StudyConfig, total: Total) -> Subspace:
+    """The subspace of the residual from the second moment [d (d+1)/2]; rank 0: only noise is to be seen."""
     plan = study.privacy.plan("second", study.layout)
-    noise = plan.noise_multiplier * plan.clip_norm * _noises(study, len(totals))
-    return subspace(_sum(study, plan, totals), study.encoder.d, noise, _patients(study, len(totals)))
+    noise = plan.noise_multiplier * plan.clip_norm * _noises(study, total.sites)
+    return subspace(_numbers(study, plan, total), study.encoder.d, noise, _patients(study, total.sites))
 
 
-def with_added(study: StudyConfig, rows: Array, space: Subspace, totals: Mapping[str, Array]) -> Array:
+def with_added(study: StudyConfig, rows: Array, space: Subspace, total: Total | None) -> Array:
     """The public rows and behind them the added ones, [n, d] float32; rows that were not found stay zero.
 
     Args:
-        rows: [n - atoms, d] of the start file. totals: every site's third moment, padded.
+        rows: [n - atoms, d] of the start file. total: of the third moment, padded.
     """
     out = np.zeros((study.dictionary.n, study.encoder.d), np.float32)
     out[: len(rows)] = rows
-    if space.rank and totals:
+    if space.rank and total is not None:
         plan = study.privacy.plan("third", study.layout, space.rank)
-        packed = _sum(study, plan, {site: part[: third_size(space.rank)] for site, part in totals.items()})
-        noise = plan.noise_multiplier * _noises(study, len(totals))
-        tensor = tensor_atoms(packed, space, noise, plan.clip_norm, _patients(study, len(totals)))
+        packed = _numbers(study, plan, total)[: third_size(space.rank)]
+        noise = plan.noise_multiplier * _noises(study, total.sites)
+        tensor = tensor_atoms(packed, space, noise, plan.clip_norm, _patients(study, total.sites))
         found = residual_atoms(space, tensor, np.zeros((0, study.encoder.d)))[: study.privacy.atoms]
         out[len(rows) : len(rows) + len(found)] = found
     return out
 
 
-def added_rows(study: StudyConfig, rows: Array, second: Tables, third: Tables) -> tuple[Array, Array]:
-    """First and last dictionary of a finished study, from its replies again."""
+def added_rows(study: StudyConfig, rows: Array, totals: Mapping[str, Total | None]) -> tuple[Array, Array]:
+    """First and last dictionary of a finished study, from its sums again."""
     if study.kind != "train":
         return np.zeros((0, 0), np.float32), rows
-    totals = {site: tensors["second_moment"] for site, tensors in second.items()}
-    cubes = {site: tensors["third_moment"] for site, tensors in third.items()}
-    space = as_received(space_of(study, totals)) if totals else EMPTY
-    return with_added(study, rows, EMPTY, {}), with_added(study, rows, space, cubes)
+    second, third = (totals.get(kind) for kind in SUMS)
+    space = as_received(space_of(study, second)) if second is not None else EMPTY
+    return with_added(study, rows, EMPTY, None), with_added(study, rows, space, third)
 
 
 def as_sent(space: Subspace) -> dict[str, Array]:
@@ -76,14 +90,13 @@ def take_private(result: StudyResult, tables: Tables) -> None:
         result.begin[site] = table["quality_init"]
 
 
-def _sum(study: StudyConfig, plan: PrivacyPlan, totals: Mapping[str, Array]) -> NDArray[np.float64]:
-    grid = grid_for(plan.clip_norm, study.privacy.patients_in_all, plan.noise_multiplier)
-    return np.asarray(np.sum([totals[site] for site in sorted(totals)], axis=0).astype(np.float64) * grid)
+def _numbers(study: StudyConfig, plan: PrivacyPlan, total: Total) -> NDArray[np.float64]:
+    return np.asarray(total.values.astype(np.float64) * study_grid(study, plan))
 
 
 def _noises(study: StudyConfig, sites: int) -> float:
-    """Noise of the sum over that of one release: every site adds its own, or all add shares of one."""
-    return 1.0 if study.privacy.secure_aggregation else math.sqrt(sites)
+    """Standard deviation of the sum's noise over that of one release: every site adds its own, or a share of one."""
+    return math.sqrt(sites / shares_of(study))
 
 
 def _patients(study: StudyConfig, sites: int) -> float:

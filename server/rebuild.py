@@ -22,6 +22,7 @@ from cytosae_core.envelope import body_of
 from cytosae_core.errors import StudyError
 from cytosae_core.keys import SigningKey
 from cytosae_core.lineage import MODEL_TENSORS
+from cytosae_core.privacy.secagg_wire import SUMS
 from cytosae_core.report.build import build
 from cytosae_core.report.build_acquisition import stated_faults
 from cytosae_core.report.evidence import Evidence
@@ -30,7 +31,7 @@ from cytosae_core.sae.checkpoint import load_checkpoint
 from cytosae_core.tensors import unpack_tensors
 
 from .deviations import Deviations
-from .private import added_rows, take_private
+from .private import Total, added_rows, take_private
 from .runfolder import ReplyTables, RunFolder
 from .tally import header_of, tally
 
@@ -81,9 +82,9 @@ def _result(folder: Path, study: StudyConfig, stated: Json) -> StudyResult:
         tensors = load_checkpoint(folder / "run" / "start").tensors
         result.final = next(tensors[name] for name in MODEL_TENSORS if name in tensors)
     if study.profile == "dp":
-        result.first, result.final = added_rows(
-            study, result.final, *(_tensors(run, k) for k in ("second", "third"))
-        )
+        sums = {kind: run.kept_sum(kind) for kind in SUMS}
+        totals = {kind: None if found is None else Total(*found) for kind, found in sums.items()}
+        result.first, result.final = added_rows(study, result.final, totals)
         take_private(result, result.describe.get("final", {}))
     result.faults = stated_faults(stated)
     notes = Deviations(folder, SigningKey.load_or_create(folder / "study.key"), study)

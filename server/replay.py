@@ -23,7 +23,9 @@ from cytosae_core.audit.verify.verdict import Broken, Missing, Verdict
 from cytosae_core.canonical import parse_json
 from cytosae_core.config import StudyConfig, study_from_dict
 from cytosae_core.envelope import REPLY, Envelope, unpack
+from cytosae_core.errors import CytosaeError
 from cytosae_core.lineage import MODEL_TENSORS, dictionary_digest
+from cytosae_core.privacy.secagg_wire import SUMS
 from cytosae_core.report.build import build
 from cytosae_core.report.build_acquisition import stated_faults
 from cytosae_core.report.columns import FILE, is_large_report
@@ -31,8 +33,9 @@ from cytosae_core.report.evidence import Evidence
 from cytosae_core.report.inputs import Comparators, RoundRecord, StudyResult
 from cytosae_core.tensors import unpack_tensors
 
-from .private import added_rows, take_private
+from .private import Total, added_rows, added_up, take_private
 from .study import draw_pages
+from .sums import sum_again
 
 Array = NDArray[Any]
 Json = dict[str, Any]
@@ -82,6 +85,11 @@ class Study:
     def coordinator(self) -> PartyLog:
         """The coordinator's log."""
         return self.logs[COORDINATOR]
+
+    @property
+    def roster(self) -> dict[str, str]:
+        """Site -> the key that its log and replies are signed with."""
+        return {site: self.logs[site].statements[0].signer for site in self.config.sites if site in self.logs}
 
     def _receive(self, fields: Json) -> None:
         site, kind, digest = fields["site"], fields["kind"], fields["payload"]["sha256"]
@@ -154,13 +162,26 @@ def _rounds(study: Study) -> str:
 def _added(study: Study) -> str:
     if study.config.kind != "train":
         return "No round and no added concept: the dictionary was frozen."
-    rows = study.dictionary("second")[: study.config.dictionary.n - study.config.privacy.atoms]
-    _, made = added_rows(study.config, rows, study.tables("second", 0), study.tables("third", 0))
+    rows = study.dictionary("sum_masked" if study.config.privacy.secure_aggregation else "second")[
+        : study.config.dictionary.n - study.config.privacy.atoms
+    ]
+    _, made = added_rows(study.config, rows, {kind: _total(study, kind) for kind in SUMS})
     if dictionary_digest({"dictionary": made}) != dictionary_digest(
         {"dictionary": study.dictionary("describe")}
     ):
         raise Broken("The noised moments of the sites give another dictionary.", f"{COORDINATOR} (release)")
     return "The added concepts come out again from the sites' noised moments."
+
+
+def _total(study: Study, kind: str) -> Total | None:
+    """The sum of a kind of moments again: in the open from every site's, under masks from what was exchanged."""
+    if not study.config.privacy.secure_aggregation:
+        return added_up(study.tables(kind, 0), kind)
+    try:
+        made = sum_again(study.config, kind, study.roster, study.tables)
+        return None if made is None else Total(made.total(), made.sites)
+    except CytosaeError as error:
+        raise Broken(f"The exchanged shares give no sum of {kind} moments: {error}", COORDINATOR) from error
 
 
 def _report(study: Study) -> str:
@@ -196,7 +217,7 @@ def _result(study: Study) -> StudyResult:
     result.scores = study.tables("score", 0)
     result.first, result.final = study.dictionary("begin"), study.dictionary("describe")
     if study.config.profile == "dp":
-        result.first = study.dictionary("second")
+        result.first = study.dictionary("sum_masked" if study.config.privacy.secure_aggregation else "second")
         take_private(result, result.describe["final"])
     result.received, result.leaves = study.received, study.leaves
     places = [index for kinds in study.leaves.values() for found in kinds.values() for index in found]

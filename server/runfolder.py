@@ -2,8 +2,9 @@
 
 run/study.json           the protocol that this run belongs to
 run/replies/STEP/SITE    sealed replies of every step but the rounds, as they came
+run/sums/KIND            the sum of a kind of replies over all sites, once it is complete
 run/rounds/NNNN.json     one record per finished round, with the digest of every reply
-run/dictionary.*         the dictionary after the last finished round, and after 0 (`first.*`)
+run/dictionary.*         the dictionary after the last finished round, and after 0 (`first.*`); under `dp`: `added.*`
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cytosae_core.config import StudyConfig
 from cytosae_core.envelope import body_of
 from cytosae_core.errors import StudyError
 from cytosae_core.sae.checkpoint import load_checkpoint, save_checkpoint
-from cytosae_core.tensors import unpack_tensors, write_atomic
+from cytosae_core.tensors import pack_tensors, unpack_tensors, write_atomic
 
 Array = NDArray[Any]
 
@@ -55,10 +56,40 @@ class RunFolder:
             else {}
         )
 
+    def close_step(self, step: str) -> None:
+        """No more replies to this step, whatever happens."""
+        path = self.folder / "replies" / step / "closed"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, b"closed\n")
+
+    def is_closed(self, step: str) -> bool:
+        """Whether `close_step` was called."""
+        return (self.folder / "replies" / step / "closed").exists()
+
+    def keep_sum(self, kind: str, values: Array, sites: int) -> None:
+        """A sum [m] int64 over `sites` sites."""
+        path = self.folder / "sums" / f"{kind}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, pack_tensors({"values": values, "sites": np.array([sites], np.int64)}))
+
+    def kept_sum(self, kind: str) -> tuple[Array, int] | None:
+        """What `keep_sum` kept, or None."""
+        path = self.folder / "sums" / f"{kind}.safetensors"
+        if not path.exists():
+            return None
+        tensors = unpack_tensors(path.read_bytes())
+        return tensors["values"], int(tensors["sites"][0])
+
     def save_start(self, tensors: Mapping[str, Array]) -> None:
         """The frozen dictionary of a validation, for the auditor's bundle."""
         if not (self.folder / "start.json").exists():
             save_checkpoint(self.folder / "start", tensors, {"kind": "start"})
+
+    def save_added(self, first: Array, added: Array) -> None:
+        """Under `dp`: the public rows with room behind them, and the same with what residual moments added."""
+        for name, rows in (("first", first), ("added", added)):
+            if not (self.folder / f"{name}.json").exists():
+                save_checkpoint(self.folder / name, {"dictionary": rows}, {"kind": name})
 
     def save_round(self, number: int, dictionary: Array, record: dict[str, Any]) -> None:
         """The dictionary after round `number`, then its record: a round counts when its record exists."""

@@ -47,6 +47,10 @@ STATUS = {
 STEPS = {
     "hello": "asking every site who it is", "moments": "mean and scale of all tokens",
     "begin": "the start dictionary at every site", "round": "training round",
+    "second": "noised moments of what is left", "third": "noised moments of what is left, once more",
+    **{f"{kind}-{stage}": f"a sum under masks: {words}" for kind in ("second", "third") for stage, words in (
+        ("keys", "keys"), ("shares", "shares of keys"), ("masked", "masked vectors"), ("confirm", "who is in it"),
+        ("unmask", "masks taken off"))},
     "score": "sites judge each other's readouts", "close": "showing every site the report's digest",
 }  # fmt: skip
 DOING = {"sent": "at work", "done": "answered", "approval": "waits for its officer", "": "nothing asked"}

@@ -26,6 +26,12 @@ PRIVATE_STEPS = {
     "train": {"hello": 1, "second": 1, "third": 1, "describe": 1, "close": 1},
     "validate": {"hello": 1, "describe": 1, "close": 1},
 }
+SUMMED_STEPS = {
+    "hello": 1, "sum_keys": 2, "sum_shares": 2, "sum_masked": 2, "sum_confirm": 2, "sum_unmask": 2, "describe": 1,
+    "close": 1,
+}  # fmt: skip
+# Steps that tell no quality.
+QUIET = frozenset({"hello", "moments", "close", "second", "third", *SUMMED_STEPS} - {"describe"})
 # profile of the policy -> profiles that a study may use under it
 UNDER = {"evaluate_only": ("evaluate_only",), "masked": ("masked", "evaluate_only"), "dp": ("dp",)}
 
@@ -50,9 +56,7 @@ class Demand:
 
 def demand(study: StudyConfig) -> Demand:
     """What `study` asks for."""
-    rounds = study.training.rounds if study.kind == "train" and study.profile == "masked" else 0
-    steps = PRIVATE_STEPS if study.profile == "dp" else STEPS
-    times = {**steps[study.kind], **({"round": rounds} if rounds else {})}
+    times = steps_of(study)
     per_kind = {
         kind: [field for field in _fields(kind, study.profile) if _asked(field, study)] for kind in times
     }
@@ -67,13 +71,22 @@ def demand(study: StudyConfig) -> Demand:
     }
     names = dict.fromkeys(field.name for found in per_kind.values() for field in found)
     return Demand(
-        rounds=rounds, messages=sum(times.values()), bytes=sum(size[kind] * n for kind, n in times.items()),
+        rounds=times.get("round", 0), messages=sum(times.values()),
+        bytes=sum(size[kind] * n for kind, n in times.items()),
         message_bytes=max(size.values()), numbers=max(numbers.values()), names=tuple(names),
     )  # fmt: skip
 
 
+def steps_of(study: StudyConfig) -> dict[str, int]:
+    """Kind of message -> how often the study asks for it, without repeats."""
+    if study.profile == "dp":
+        return SUMMED_STEPS if study.privacy.secure_aggregation else PRIVATE_STEPS[study.kind]
+    rounds = {"round": study.training.rounds} if study.kind == "train" else {}
+    return STEPS[study.kind] | rounds
+
+
 def _fields(kind: str, profile: str) -> Iterator[Field]:
-    asked = kind not in ("hello", "moments", "close")
+    asked = kind not in QUIET
     for field in ALLOWED:
         if profile in field.profiles and (field.kind == kind or (field.kind == "*" and asked)):
             yield field

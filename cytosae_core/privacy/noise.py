@@ -42,14 +42,15 @@ def clipped(vectors: NDArray[np.float64], clip: float) -> NDArray[np.float64]:
     return np.asarray(rows * np.minimum(1.0, clip * SAFE / np.maximum(norms, 1e-300))[:, None])
 
 
-def grid_for(clip: float, patients: int, noise_multiplier: float) -> float:
+def grid_for(clip: float, patients: int, noise_multiplier: float, sites: int = 1) -> float:
     """Width of the integers' grid so that any sum over `patients` and its noise fit a signed word of 32 bits.
 
-    |sum| <= patients C / grid, noise <= 12 s C / grid: together below 2^31.
+    |sum| <= patients C / grid, noise <= 12 s C / grid: together below 2^31, and `sites` such sums as well.
     """
-    if patients < 1 or not 0 < noise_multiplier < math.inf or not 0 < clip < math.inf:
-        raise StudyError("Expected patients >= 1, noise_multiplier > 0 and clip > 0.")
-    room = math.floor(math.log2((2 ** (WORD_BITS - 1) - 1) / (patients + TAIL * noise_multiplier)))
+    if patients < 1 or sites < 1 or not 0 < noise_multiplier < math.inf or not 0 < clip < math.inf:
+        raise StudyError("Expected patients >= 1, sites >= 1, noise_multiplier > 0 and clip > 0.")
+    word = (2 ** (WORD_BITS - 1) - 1) // sites
+    room = math.floor(math.log2(word / (patients + TAIL * noise_multiplier)))
     if room < 8:
         raise StudyError(
             f"Expected a sum that fits 32 bits, got patients={patients}, noise_multiplier={noise_multiplier}."
@@ -93,10 +94,20 @@ def release(
             (seeds, numpy, torch) makes it come again.
         N3. A site without patients releases noise of the same size, and nothing else.
     """
-    total = integers(clipped(vectors, clip), grid).sum(axis=0)
-    return np.asarray(
-        total + discrete_gaussian(vectors.shape[1], noise_multiplier * clip / grid / math.sqrt(shares))
-    )
+    return with_noise(exact_sum(vectors, clip, grid), clip, noise_multiplier, grid, shares)
+
+
+def exact_sum(vectors: NDArray[np.float64], clip: float, grid: float) -> NDArray[np.int64]:
+    """The clipped sum [m] of patients' vectors [p, m] in units of the grid; adds up over parts. Never leaves."""
+    return np.asarray(integers(clipped(vectors, clip), grid).sum(axis=0))
+
+
+def with_noise(
+    total: NDArray[np.int64], clip: float, noise_multiplier: float, grid: float, shares: int = 1
+) -> NDArray[np.int64]:
+    """An exact sum [m] and the noise of `release`."""
+    scale = noise_multiplier * clip / grid / math.sqrt(shares)
+    return np.asarray(total + discrete_gaussian(len(total), scale))
 
 
 class SecureBytes:
@@ -118,9 +129,16 @@ def quick_normal(size: int, stream: SecureBytes | None = None) -> NDArray[np.flo
     For research on private gradients, where OpenDP's sampler would take minutes a step. The numbers are floating
     point: nobody who sees the exact bits of a sum may learn from them, so nothing made with them leaves a site.
     """
+    import torch  # its logarithm, sine and cosine are vectorised in float64: half the time of numpy's
+
     stream = SecureBytes() if stream is None else stream
-    half = (size + 1) // 2
-    uniform = (stream.words(2 * half, np.uint64) >> np.uint64(11)).astype(np.float64)
-    radius = np.sqrt(-2.0 * np.log((uniform[:half] + 1.0) * 2.0**-53))
-    angle = uniform[half:] * (2.0 * math.pi * 2.0**-53)
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:size]
+    out = torch.empty(2, (size + 1) // 2, dtype=torch.float64)
+    for start in range(0, out.shape[1], 1 << 14):  # in the processor's cache
+        cosines, sines = out[:, start : start + (1 << 14)]
+        words = stream.words(2 * len(cosines), np.uint64) >> np.uint64(11)
+        uniform, angle = torch.from_numpy(words.astype(np.float64)).view(2, -1)
+        radius = uniform.add_(1.0).mul_(2.0**-53).log_().mul_(-2.0).sqrt_()
+        angle.mul_(2.0 * math.pi * 2.0**-53)
+        torch.mul(radius, angle.cos(), out=cosines)
+        torch.mul(radius, angle.sin(), out=sines)
+    return np.asarray(out.view(-1)[:size].numpy())

@@ -9,7 +9,7 @@ import numpy as np
 from .. import egress
 from ..config import COUNTS, PROBES, VIEWS
 from ..policy import SitePolicy, named_policy
-from .evidence import ALL_PAIRS, Evidence, Json, mean_of, named
+from .evidence import ALL_PAIRS, Evidence, Json, mean_of, named, rounded
 
 
 def site_part(e: Evidence, site: str) -> Json:
@@ -102,6 +102,28 @@ def egress_part(e: Evidence) -> Json:
         },
         "fields": egress.describe(policy),
         "never": list(egress.NEVER),
+        "privacy": _promise(e),
+    }
+
+
+def _promise(e: Evidence) -> Json | None:
+    """Under `dp`: what the protocol promises every patient, and the noise of each release over its clip norm."""
+    study, terms = e.study, e.study.privacy
+    if study.profile != "dp":
+        return None
+    return {
+        "epsilon": terms.epsilon,
+        "delta": terms.delta,
+        "unit": "patient",
+        "neighboring_relation": "add_or_remove_one",
+        "accountant": "gaussian, exact",
+        "sites_of_a_patient": terms.sites_of_a_patient,
+        "patients_per_site": terms.patients,
+        "secure_aggregation": terms.secure_aggregation,
+        "noise_multiplier": {
+            name: rounded(study.privacy.plan(name, study.layout).noise_multiplier) for name in terms.shares
+        },
+        "added_concepts": int((e.result.final[study.dictionary.n - terms.atoms :] != 0).any(axis=1).sum()),
     }
 
 
@@ -112,6 +134,14 @@ def _policy(e: Evidence) -> SitePolicy:
 
 def rules_in_words(policy: SitePolicy) -> list[str]:
     """The door's rules as sentences."""
+    if policy.profile == "dp":
+        return [
+            "Numbers of patients leave only as sums over patients, each clipped, with Gaussian noise that the site "
+            "adds; everything else is made from these sums.",
+            "A number that the noise drowns is suppressed; others have 4 significant digits.",
+            "The site's ledger charges every release to its patients before it leaves, over all studies, and refuses "
+            "what the site's policy does not allow.",
+        ]
     if not policy.disclosure_control:
         first = "Disclosure control is off: these are published images without patient identifiers."
     else:

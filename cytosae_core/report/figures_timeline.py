@@ -12,9 +12,22 @@ from .svg import FAINT, MUTED, PALETTE, Scale
 from .text import Json, clean, entries, lines, mapping, number, short, whole
 
 TITLE = "The study, step by step"
-BEFORE, AFTER = ("hello", "moments", "begin"), ("describe", "score", "close")
+BEFORE = (
+    "hello",
+    "moments",
+    "begin",
+    "sum_keys",
+    "sum_shares",
+    "second",
+    "third",
+    "sum_confirm",
+    "sum_unmask",
+)
+AFTER = ("describe", "score", "close")
 WORDS = {
     "hello": "hello", "moments": "scale", "begin": "start", "describe": "describe", "score": "test", "close": "close",
+    "sum_keys": "keys", "sum_shares": "shares", "second": "moments", "third": "moments 2", "sum_masked": "masked",
+    "sum_confirm": "members", "sum_unmask": "unmask",
 }  # fmt: skip
 NARROW = 11  # steps that fit into half a column
 LABELS = 16  # names of steps below the picture; of more every second, third ...

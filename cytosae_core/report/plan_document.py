@@ -12,7 +12,7 @@ from ..allowed import ALLOWED, MAX_OVERHEAD_BYTES, NEVER, Field
 from ..config import StudyConfig
 from ..plan import ENDPOINTS, HIGHER_IS_BETTER, sites_word
 from ..policy.explain import PROFILES
-from ..policy.tighten import STEPS, demand
+from ..policy.tighten import QUIET, demand, steps_of
 
 URN = "urn:cytosae:plan:v1"
 Json = dict[str, Any]
@@ -21,6 +21,14 @@ AT_SITE = {
     "moments": "Sums its training tokens: sum, sum of squares, count.",
     "begin": "Fixes which dictionary rows may ever leave, and measures the first dictionary.",
     "round": "Measures the dictionary, trains it on its own images, withholds rows that too few patients share.",
+    "sum_keys": "Makes keys for the masks of one sum, for this sum only.",
+    "sum_shares": "Seals shares of these keys to the other sites, so that the sum survives a site that drops out.",
+    "second": "Sums what the frozen dictionary leaves of every patient's cells, clipped, with noise.",
+    "third": "The same once more, in the directions that stood above the noise.",
+    "sum_masked": "Sums what the frozen dictionary leaves of every patient's cells, clipped, with its share of the "
+    "noise, and masks the sum.",
+    "sum_confirm": "Signs which sites are in the sum.",
+    "sum_unmask": "Sends the shares that take the masks off the sum, never off one site's part.",
     "describe": "Tests every concept on its own images: how often it appears, and in which kinds of cells.",
     "score": "Applies class averages of the other sites to its own images, and measures how often they are right.",
     "close": "Signs the log that holds the report.",
@@ -32,6 +40,8 @@ RULES = {
     "metric": "4 digits; withheld below the minimum",
     "share": "3 decimals; withheld below the minimum",
     "raters": "votes of three raters or more, as they are",
+    "noised": "made from noised sums",
+    "sum": "a sum over patients, each clipped, with noise",
     "update": "rows that too few patients share are exact zeros",
 }
 SELECTIONS = {
@@ -54,7 +64,8 @@ SIGNERS = ("For the hospital", "For data protection", "For the coordinator")
 def plan_document(study: StudyConfig) -> Json:
     """The protocol in words and tables, as JSON values: title, sha256, sections of paragraphs, lists and tables."""
     parts = (
-        _purpose, _sites, _computed, _leaves, _never, _endpoints, _decided, _stages, _missing, _stopping, _technical,
+        _purpose, _sites, _computed, _leaves, *((_promise,) if study.profile == "dp" else ()), _never, _endpoints,
+        _decided, _stages, _missing, _stopping, _technical,
     )  # fmt: skip
     return {
         "urn": URN,
@@ -105,9 +116,7 @@ def _sites(study: StudyConfig) -> Json:
 
 
 def _times(study: StudyConfig) -> dict[str, int]:
-    times = dict(STEPS[study.kind])
-    if study.kind == "train":
-        times["round"] = study.training.rounds
+    times = steps_of(study)
     return {kind: times[kind] for kind in AT_SITE if kind in times}
 
 
@@ -150,7 +159,8 @@ def _rows_of(study: StudyConfig, kind: str) -> list[list[str]]:
             for field, shape in zip(found, shapes, strict=True)
         )
         names = ", ".join(field.name for field in found)
-        rows.append([kind, names, ", ".join(shown), _bytes(size), RULES[rule], why])
+        said = RULES["noised" if study.profile == "dp" and rule not in ("open", "sum") else rule]
+        rows.append([kind, names, ", ".join(shown), _bytes(size), said, why])
     return rows
 
 
@@ -158,7 +168,7 @@ def leaves(study: StudyConfig, kind: str, field: Field) -> bool:
     """Whether a field of the table of what may leave is asked for in one step of this study."""
     if study.profile not in field.profiles or field.kind not in (kind, "*"):
         return False
-    if field.kind == "*" and kind in ("hello", "moments", "close"):
+    if field.kind == "*" and kind in QUIET:
         return False
     if field.name.startswith("recurrence") and not study.statistics.recurrence_steps:
         return False
@@ -167,6 +177,34 @@ def leaves(study: StudyConfig, kind: str, field: Field) -> bool:
 
 def _shape(field: Field, dims: Mapping[str, int]) -> list[int]:
     return [int(dim) if dim.isdigit() else dims[dim] for dim in field.shape]
+
+
+def _promise(study: StudyConfig) -> Json:
+    """Under `dp`: what every patient is promised, and what that rests on."""
+    terms = study.privacy
+    pairs = [
+        ("Epsilon", f"{terms.epsilon:g} at delta {terms.delta:g}, for the whole study and every patient"),
+        ("Neighbouring", "one patient more or less; a patient with all of their cells"),
+        ("Patients", f"at least {terms.patients:,} at every site, at most {terms.patients_in_all:,} in all"),
+        ("One patient is at", f"at most {terms.sites_of_a_patient} {sites_word(terms.sites_of_a_patient)}"),
+        ("Shares of the promise", ", ".join(f"{name} {share:.0%}" for name, share in terms.shares.items())),
+        (
+            "Noise of each release",
+            ", ".join(f"{name} {_noise(study, name):.3g} clip norms" for name in terms.shares),
+        ),
+    ]
+    summed = (
+        "Moments are summed under masks: the coordinator sees the sum over sites only, and sites add noise in "
+        "shares."
+        if terms.secure_aggregation
+        else "Every site adds all of the noise itself."
+    )
+    text = "The site's own ledger charges every release before it leaves, and refuses what its policy does not allow."
+    return _part("promise", "What every patient is promised", {"pairs": pairs}, summed, text)
+
+
+def _noise(study: StudyConfig, release: str) -> float:
+    return study.privacy.plan(release, study.layout).noise_multiplier
 
 
 def _never(study: StudyConfig) -> Json:

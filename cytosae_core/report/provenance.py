@@ -14,6 +14,7 @@ from .text import (
     REPORTED,
     Json,
     clean,
+    compact,
     entries,
     lines,
     mapping,
@@ -121,7 +122,36 @@ def _epsilon(report: Json, part: Json) -> str:
     profile = clean(part.get("profile") or mapping(report.get("study")).get("profile") or "")
     if profile in EPSILON:
         return words("p", EPSILON[profile])
+    if promise := mapping(part.get("privacy")):
+        return _promise(promise)
     return absent("the report does not state it" if profile else "the report names no profile")
+
+
+def _promise(promise: Json) -> str:
+    """The promise of the profile `dp`, in a sentence and its terms."""
+    epsilon, delta = number(promise.get("epsilon")), number(promise.get("delta"))
+    said = (
+        f"Epsilon {compact(epsilon)} at delta {delta:g} for every patient and the whole study: one patient more or "
+        f"less changes how likely any outcome is by at most e^{compact(epsilon)} times, but for a chance of delta."
+        if epsilon is not None and delta is not None
+        else "The report does not state epsilon."
+    )
+    noises = mapping(promise.get("noise_multiplier"))
+    summed = "under masks, in shares" if promise.get("secure_aggregation") else "by every site"
+    rows = [
+        (
+            "One patient is at",
+            f"at most {whole(number(promise.get('sites_of_a_patient')) or 1)} of the sites",
+        ),
+        ("Patients at a site", f"at least {whole(number(promise.get('patients_per_site')) or 0)}"),
+        (
+            "Noise over clip norm",
+            ", ".join(f"{clean(name)} {compact(number(s))}" for name, s in noises.items()),
+        ),
+        ("Noise of moments is added", summed),
+        ("Concepts that moments added", whole(number(promise.get("added_concepts")) or 0)),
+    ]
+    return words("p", said) + facts(rows)
 
 
 def _protection(report: Json) -> dict[str, str]:

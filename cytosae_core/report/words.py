@@ -133,9 +133,7 @@ def limits(report: Json) -> list[str]:
     units = sorted({site["unit"] for site in report["sites"].values() if site["unit"]})
     lines = [
         f"The unit of counting is: {', '.join(units) or 'unknown'}. Cells are never counted as independent.",
-        "The dictionary saw unlabelled images of every site, the left-out one included; only labels were left out.",
-        "Concepts were not registered in advance: their q-values are corrected for all concepts and classes, their "
-        "intervals are not.",
+        *_seen(report),
         "Codes are not better class features than raw embeddings; both are shown.",
         "FVU says how much of the features is reproduced, not whether a concept makes medical sense"
         + ("." if report["experts"]["status"] == "estimated" else "; no expert has judged these concepts."),
@@ -151,6 +149,11 @@ def limits(report: Json) -> list[str]:
             "Protection of dictionary updates is heuristic (masked); no epsilon applies. Membership tests by "
             "somebody who holds the features of a cell remain possible."
         )
+    if report["study"]["profile"] == "dp":
+        lines.append(
+            "Standard errors of statistics include the privacy noise. Numbers that it drowns are not told, so small "
+            "classes and rare concepts are missing by construction."
+        )
     if report["dictionary"]["init"] == "public-kmeans":
         lines.append(
             "Agreement between seeds is mostly that of the shared public start; see the value before training."
@@ -160,6 +163,23 @@ def limits(report: Json) -> list[str]:
     if any(site["relay_isolation"] == "none" for site in report["sites"].values()):
         lines.append("Relay isolation: none (agent and relay shared one user; for development only).")
     return lines
+
+
+def _seen(report: Json) -> list[str]:
+    """What the dictionary and the choice of concepts had seen of the sites."""
+    found = []
+    if report["study"]["profile"] == "dp":
+        return ["The public dictionary saw no site. Concepts were chosen before this study."]
+    if report["study"]["kind"] == "train":
+        found.append(
+            "The dictionary saw unlabelled images of every site, the left-out one included; only labels were left "
+            "out."
+        )
+    return [
+        *found,
+        "Concepts were not registered in advance: their q-values are corrected for all concepts and classes, their "
+        "intervals are not.",
+    ]
 
 
 def not_assessed(report: Json) -> list[Json]:

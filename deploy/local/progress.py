@@ -13,6 +13,13 @@ STEP_WORDS = {
     "hello": "hello: same software, same encoder?",
     "moments": "federated mean and scale of tokens",
     "begin": "row sets fixed at the sites",
+    "second": "noised moments of what is left",
+    "third": "noised moments, once more",
+    **{
+        f"{kind}-{stage}": f"secure sum of {kind} moments: {stage}"
+        for kind in ("second", "third")
+        for stage in ("keys", "shares", "masked", "confirm", "unmask")
+    },
     "describe-final": "concept tables of the final dictionary",
     "describe-random": "control: a random dictionary",
     "describe-init": "control: the dictionary before training",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from cytosae_core.audit.log import tile_files
 from cytosae_core.audit.log.signing import sign_checkpoint
 from cytosae_core.audit.note import origin_of
 from cytosae_core.audit.recompute import audit_bundle
+from cytosae_core.audit.recompute.rounds import epsilon_of
 from cytosae_core.audit.verify import Verdict, verify_bundle
 from cytosae_core.audit.verify.logs import cosigners_needed
 from cytosae_core.canonical import canonical_json, sha256_hex
 from cytosae_core.keys import SigningKey
+from cytosae_core.privacy.accountant import exact_epsilon
 from tests.bundles import COORDINATOR, Fields, Files, Study, relisted
 
 SITES = ("site-a", "site-b", "site-c")
@@ -526,27 +529,36 @@ def test_epsilon_is_neither_invented_nor_miscounted(tmp_path: Path) -> None:
         report["sites"]["site-a"]["epsilon"] = 2.1
 
     broken(Study(tmp_path / "a", SITES, report_edit=claims).build(), "privacy", "report.json")
-    spent = {"hello": "0.5", "describe": "0.9"}
 
-    def noised(total: str) -> Callable[[str, Fields], Fields]:
+    def noised(**wrong: str) -> Callable[[str, Fields], Fields]:
+        """Two releases of noise 4: each epsilon at delta 1e-6, both together; `wrong` in the second."""
+
         def change(party: str, fields: Fields) -> Fields:
-            used = {"hello": "0.5", "describe": total}[fields["kind"]]
             dp = {
                 "mechanism": "gaussian",
                 "unit": "patient",
                 "delta": "1e-6",
                 "clip": "1",
-                "noise_multiplier": "2",
+                "noise_multiplier": "4",
+                "accountant": "pld",
+                "epsilon": repr(epsilon_of(1 / 4, 1e-6)),
             }
-            dp |= {"epsilon": {"hello": "0.5", "describe": "0.4"}[fields["kind"]], "epsilon_total": used}
-            return {**fields, "dp": {**dp, "accountant": "rdp"}} if party == "site-a" else fields
+            count = {"hello": 1, "describe": 2}[fields["kind"]]
+            dp["epsilon_total"] = repr(epsilon_of(math.sqrt(count) / 4, 1e-6))
+            dp |= wrong if count == 2 else {}
+            return {**fields, "dp": dp} if party == "site-a" else fields
 
         return change
 
-    assert (
-        audited(lying(tmp_path / "b", "egress", noised(spent["describe"]), report_edit=claims)).exit_code == 0
-    )
-    broken(lying(tmp_path / "c", "egress", noised("0.4")), "privacy", "site-a leaf 4 (egress)")
+    assert audited(lying(tmp_path / "b", "egress", noised(), report_edit=claims)).exit_code == 0
+    for name, wrong in enumerate(({"epsilon_total": "1.1"}, {"epsilon": "0.5"}, {"noise_multiplier": "3"})):
+        broken(lying(tmp_path / f"c{name}", "egress", noised(**wrong)), "privacy", "site-a leaf 4 (egress)")
+
+
+@pytest.mark.parametrize("mu", [0.05, 0.2681, 1.0, 3.0, 12.0])
+@pytest.mark.parametrize("delta", [1e-3, 1e-5, 1e-9])
+def test_the_auditors_epsilon_is_the_accountants(mu: float, delta: float) -> None:
+    assert epsilon_of(mu, delta) == pytest.approx(exact_epsilon(mu, delta), rel=1e-7, abs=1e-9)
 
 
 # Replies and rounds

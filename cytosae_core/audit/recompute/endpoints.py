@@ -46,14 +46,14 @@ def site_values(numbers: Numbers, name: str, stated: dict[str, Pair]) -> SiteVal
 
 def units_of(numbers: Numbers, site: str) -> int | None:
     """Units of a site, None when it did not release them."""
-    counts = numbers.values("hello", 0, site, "counts")
+    counts = numbers.counted(site, "counts")
     value = None if counts is None else known(counts[COUNTS.index("units")])
     return None if value is None else int(value)
 
 
 def _supported(numbers: Numbers, site: str) -> int:
     """Classes with enough units behind them."""
-    units = numbers.values("hello", 0, site, "class_units") or ()
+    units = numbers.counted(site, "class_units") or ()
     return sum(value >= numbers.protocol["plan"]["support"] for value in units)
 
 

@@ -91,6 +91,10 @@ class Numbers:
         tensor, code = found[name], CODES[found[name].dtype]
         return array("d", struct.unpack(f"<{math.prod(tensor.shape)}{code}", tensor.raw))
 
+    def counted(self, site: str, name: str) -> Sequence[float] | None:
+        """Counts of a site: those of its first answer, or under `dp` the noised ones beside its statistics."""
+        return self.values("describe" if self.protocol["profile"] == "dp" else "hello", 0, site, name)
+
     def quality(self, which: str, site: str) -> dict[str, float | None]:
         """FVU and the other quality numbers of one dictionary at one site."""
         number = self.order.index(which) if which in self.order else -1
@@ -114,10 +118,10 @@ def _differs(path: str, found: Any, expected: Any) -> Broken:
 def check_site(numbers: Numbers, site: str) -> str:
     """What a site is, how well the dictionary fits there, and what left it."""
     before, place = numbers.count, f"sites/{site}"
-    counts = [known(value) for value in numbers.values("hello", 0, site, "counts") or []]
+    counts = [known(value) for value in numbers.counted(site, "counts") or []]
     for name, value in zip(COUNTS, counts, strict=False):
         numbers.same(f"{place}/{name}", value)
-    units = [known(value) for value in numbers.values("hello", 0, site, "class_units") or []]
+    units = [known(value) for value in numbers.counted(site, "class_units") or []]
     for key, values in (("classes", counts[len(COUNTS) :]), ("class_units", units)):
         for name, value in zip(numbers.protocol["statistics"]["classes"], values, strict=False):
             numbers.same(f"{place}/{key}/{name}", value)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from decimal import Decimal
 from typing import Any
 
 from ...canonical import sha256_hex
 from ..statement import COORDINATOR
 from ..verify.bundle import Bundle
-from ..verify.logs import Logs, at
+from ..verify.logs import Logs, PartyLog, at
 from ..verify.verdict import need
 
 
@@ -44,21 +44,58 @@ def check_aggregates(bundle: Bundle, logs: Logs) -> str:
 
 
 def check_privacy(bundle: Bundle, logs: Logs) -> str:
-    """Epsilons add up; where none was spent, none is printed."""
-    total = dict.fromkeys(logs, Decimal(0))
-    for site, log in logs.items():
-        for fields in log.of("egress"):
-            if fields["dp"]["mechanism"] != "none":
-                total[site] += Decimal(fields["dp"]["epsilon"]) if fields["repeats"] < 0 else 0
-                same = Decimal(fields["dp"]["epsilon_total"]) == total[site]
-                need(same, "The epsilons spent do not add up to the stated total.", at(site, fields))
+    """Every epsilon follows from its noise, all of a site's releases together from theirs, and none is above the
+    protocol's; where none was spent, none is printed."""
+    promised = _promised(bundle)
+    spent = {site: _check_spent(site, log, promised) for site, log in logs.items()}
     printed = _named(bundle.table("report.json", canonical=False), "epsilon")
-    need(any(total.values()) or not printed, f"The report prints {printed}; nobody used it.", "report.json")
-    return (
-        "Epsilons add up."
-        if any(total.values())
-        else "No differential privacy is claimed, no epsilon printed."
-    )
+    need(any(spent.values()) or not printed, f"The report prints {printed}; nobody used it.", "report.json")
+    if not any(spent.values()):
+        return "No differential privacy is claimed, no epsilon printed."
+    return f"Epsilons follow from the noise of every release: at most {max(spent.values()):.3g} at any site."
+
+
+def _promised(bundle: Bundle) -> float:
+    """The protocol's epsilon; infinite where it has none."""
+    privacy = bundle.protocol.get("privacy")
+    stated = privacy.get("epsilon") if isinstance(privacy, dict) else None
+    return float(stated) if stated else math.inf
+
+
+def _check_spent(site: str, log: PartyLog, promised: float) -> float:
+    """What a site's releases cost together: Gaussian releases from all patients, composed exactly."""
+    squares, total = 0.0, 0.0
+    for fields in log.of("egress"):
+        dp, link = fields["dp"], at(site, fields)
+        if dp["mechanism"] == "none":
+            continue
+        noise, delta = float(dp["noise_multiplier"]), float(dp["delta"])
+        squares += 1 / noise**2 if fields["repeats"] < 0 else 0.0
+        alone, total = epsilon_of(1 / noise, delta), epsilon_of(math.sqrt(squares), delta)
+        stated = float(dp["epsilon"])  # an accountant may round it up
+        fits = alone * (1 - 1e-6) <= stated <= alone * 1.02 + 0.01
+        need(fits, f"States epsilon {stated:g} of noise that gives {alone:.4g}.", link)
+        same = math.isclose(float(dp["epsilon_total"]), total, rel_tol=1e-6)
+        need(same, "The epsilons spent do not add up to the stated total.", link)
+        need(total <= promised * (1 + 1e-6), f"Spent {total:.4g}, above the protocol's {promised:g}.", link)
+    return total
+
+
+def epsilon_of(mu: float, delta: float) -> float:
+    """Epsilon at delta of Gaussian releases of joint strength mu: Balle and Wang 2018, Theorem 8, by bisection."""
+
+    def above(epsilon: float) -> bool:
+        cut = epsilon / mu
+        tail = math.exp(min(epsilon, 700)) * math.erfc((mu / 2 + cut) / math.sqrt(2)) / 2
+        return math.erfc((cut - mu / 2) / math.sqrt(2)) / 2 - tail > delta
+
+    low, high = 0.0, 1.0
+    while above(high) and high < 1e6:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if above(middle) else (low, middle)
+    return high if above(0.0) else 0.0
 
 
 def _named(value: Any, word: str) -> str:

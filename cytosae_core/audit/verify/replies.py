@@ -17,6 +17,7 @@ from .verdict import MALFORMED, Broken, Missing, need
 
 REPLY, MAGIC = "urn:cytosae:reply:v1", b"CYTOSAE1"
 TYPES = {"F32": ("float32", 4), "F16": ("float16", 2), "I64": ("int64", 8)}
+TYPES |= {"U32": ("uint32", 4), "U8": ("uint8", 1)}
 HEADER = ("study", "protocol", "kind", "round", "request_sha256", "status")
 
 
