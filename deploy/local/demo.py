@@ -197,10 +197,15 @@ def _attributes(corpus: Embedded) -> tuple[Attribute, ...]:
 
 def centroids(corpus: Embedded, n: int, *, seed: int) -> Array:
     """Public k-means centroids [n, d] of tokens drawn from the corpus."""
+    return public_centroids(public_tokens(corpus, seed=seed), n, seed=seed)
+
+
+def public_tokens(corpus: Embedded, *, seed: int) -> Array:
+    """Tokens [PUBLIC_TOKENS, d] drawn from the corpus."""
     rng = np.random.default_rng(seed)
     image = rng.integers(corpus.store.n_images, size=PUBLIC_TOKENS)
     token = rng.integers(257, size=PUBLIC_TOKENS)
-    return public_centroids(corpus.store.gather(image, token), n, seed=seed)
+    return corpus.store.gather(image, token)
 
 
 def _local_section(

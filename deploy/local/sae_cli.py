@@ -19,6 +19,21 @@ def register(parser: argparse.ArgumentParser) -> None:
     init.add_argument("--weights", type=Path)
     init.add_argument("--layer", type=int, help="block counted from 1 (default: the middle one)")
     init.set_defaults(run=_init)
+    public = commands.add_parser(
+        "public", help="a finished dictionary of PUBLIC images: what a study under profile dp starts from"
+    )
+    for name, text in (("data", "folder of PUBLIC images"), ("out", "checkpoint to write, without suffix")):
+        public.add_argument(name, type=Path, help=text)
+    public.add_argument("--rows", type=int, default=1024)
+    public.add_argument("--active", type=int, default=16, metavar="K")
+    public.add_argument("--train-steps", type=int, default=300, metavar="N")
+    public.add_argument("--tokens-of-a-patient", type=int, default=64, metavar="T", help="as in the study")
+    public.add_argument("--seed", type=int, default=0)
+    public.add_argument("--encoder", default="dinov2-s-demo")
+    public.add_argument("--weights", type=Path)
+    public.add_argument("--layer", type=int, help="block counted from 1 (default: the middle one)")
+    public.add_argument("--json", action="store_true")
+    public.set_defaults(run=_public)
     importing = commands.add_parser("import", help="a published CytoSAE checkpoint -> safetensors + JSON")
     importing.add_argument("file", type=Path, metavar="FILE.pt")
     importing.add_argument("out", type=Path, help="folder for dictionary.safetensors and dictionary.json")
@@ -61,6 +76,42 @@ def _init(options: argparse.Namespace) -> int:
         options.out, {"centroids": centroids(corpus, options.rows, seed=options.seed)}, facts
     )
     print(f"centroids {options.rows} x {encoder.d}  sha256 {digest}")
+    return 0
+
+
+def _public(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from cytosae_core.encoder import default_layer, load_encoder
+    from cytosae_core.encoder.facts import facts_of
+    from cytosae_core.sae.checkpoint import save_checkpoint
+    from cytosae_core.sae.public import public_dictionary
+
+    from .demo import STEPS, public_tokens
+    from .progress import Display
+    from .sites import embed, patients_of
+
+    layer = options.layer or default_layer(facts_of(options.encoder).depth, "train")
+    encoder = load_encoder(options.encoder, options.weights, layer=layer, steps=STEPS)
+    with Display() as display:
+        bar, stores = display.bar("public"), options.out.parent / "stores"
+        corpus = embed(options.data, "public", encoder, stores, max_images=None, progress=bar)
+        display.say(f"- {options.rows} rows from {corpus.store.n_images} public images")
+        made = public_dictionary(
+            np.asarray(public_tokens(corpus, seed=options.seed)), patients_of(corpus, options.tokens_of_a_patient),
+            rows=options.rows, k=options.active, steps=options.train_steps, seed=options.seed,
+        )  # fmt: skip
+    facts = {
+        "encoder": encoder.digest, "model": "pursuit", "k": options.active, "seed": options.seed,
+        "second_clip": float(f"{made.second_clip:.6g}"), "tokens_of_a_patient": options.tokens_of_a_patient,
+    }  # fmt: skip
+    digest = save_checkpoint(options.out, made.tensors, facts)
+    told = {"sha256": digest, "rows": options.rows, "d": encoder.d, **facts}
+    if options.json:
+        print(json.dumps(told))
+    else:
+        print(f"dictionary {options.rows} x {encoder.d}  sha256 {digest}")
+        print(f"second_clip {told['second_clip']}   (median of the public patients; goes into study.yaml)")
     return 0
 
 

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cytosae_client.site import Site
 from cytosae_core.cohort import Cohort, read_cohort
 from cytosae_core.encoder import Encoder, TokenStore, build_store
@@ -56,6 +59,18 @@ def embed(
     cohort = read_cohort(folder, name=name, max_images=max_images)
     marker = f"{encoder.name}-{encoder.layer}-{'all' if max_images is None else max_images}"
     return Embedded(cohort, build_store(cohort, encoder, stores / f"{name}-{marker}", progress=progress))
+
+
+def patients_of(embedded: Embedded, tokens: int) -> list[NDArray[np.float32]]:
+    """`tokens` tokens [tokens, d] of every patient of a public corpus, drawn with replacement."""
+    cohort, store = embedded.cohort, embedded.store
+    units = np.asarray([cohort.images[index].unit for index in store.image_index])
+    rng, found = np.random.default_rng(0), []
+    for unit in np.unique(units):
+        images = np.flatnonzero(units == unit)
+        chosen = images[rng.integers(len(images), size=tokens)]
+        found.append(store.gather(chosen, rng.integers(257, size=tokens)))
+    return found
 
 
 def make_site(embedded: Embedded, policy: str, home: Path, *, simulation: bool) -> Site:

@@ -18,18 +18,21 @@ from cytosae_core.config import (
 )
 from cytosae_core.errors import StudyError
 from cytosae_core.plan import Criterion, Endpoint, PlanConfig, Stage
+from cytosae_core.privacy.terms import PrivacyTerms
 from cytosae_core.sae.checkpoint import load_checkpoint
+from cytosae_core.tensors import write_atomic
 
 from .study_readers import NONE, Answers
 
 # Tensors of a start file whose first axis is the dictionary's rows, by what the file is for.
-ROWS = {"train": ("centroids",), "validate": ("dictionary", "W_dec")}
+ROWS = {"train": ("centroids",), "validate": ("dictionary", "W_dec"), "dp": ("dictionary",)}
 STEPS = ("reinhard", "cell-mask")
 
 
 @dataclass(frozen=True)
 class Start:
-    """The start file: digest, model, rows, active rows, numbers per token, and the encoder it was made with."""
+    """The start file: digest, model, rows, active rows, numbers per token, the encoder it was made with; of public
+    dictionaries the clip norm of second moments and the tokens of a patient that it was taken of."""
 
     digest: str
     model: str
@@ -37,6 +40,8 @@ class Start:
     k: int
     d: int
     encoder: str
+    second_clip: float
+    tokens: int
 
 
 def study_of(answers: Answers) -> StudyConfig:
@@ -49,8 +54,8 @@ def study_of(answers: Answers) -> StudyConfig:
     encoder = _encoder(answers, start)
     dictionary = DictionaryConfig(
         start.model if start else "pursuit",
-        start.n if start else answers["rows"],
-        start.k if start and answers["kind"] == "validate" else answers["active"],
+        (start.n if start else answers["rows"]) + answers.get("atoms", 0),
+        start.k if start and _init(answers) == "file" else answers["active"],
         _init(answers),
         start.digest if start else "",
     )
@@ -72,7 +77,28 @@ def study_of(answers: Answers) -> StudyConfig:
             recurrence_steps=answers["recurrence_steps"] if dictionary.model == "pursuit" else 0,
         ),
         plan=_plan(answers),
+        privacy=_privacy(answers, start),
     )
+
+
+def _privacy(answers: Answers, start: Start | None) -> PrivacyTerms:
+    """Part `privacy`; all zero outside the profile dp."""
+    if answers["profile"] != "dp":
+        return PrivacyTerms()
+    atoms = answers.get("atoms", 0)
+    if atoms and (start is None or start.second_clip <= 0):
+        raise StudyError(
+            "Expected a start file with a clip norm of public patients.",
+            hint="`cytosae sae public` makes one.",
+        )
+    moments: dict[str, Any] = {}
+    if atoms and start is not None:
+        moments = {"second_clip": start.second_clip, "tokens_of_a_patient": start.tokens}
+    names = ("epsilon", "delta", "patients", "patients_in_all", "sites_of_a_patient", "classes_of_a_patient")
+    return PrivacyTerms(
+        **{name: answers[name] for name in names}, **moments, atoms=atoms,
+        secure_aggregation=answers.get("secure_aggregation", False),
+    )  # fmt: skip
 
 
 def _plan(answers: Answers) -> PlanConfig:
@@ -99,17 +125,17 @@ def _plan(answers: Answers) -> PlanConfig:
 
 
 def _init(answers: Answers) -> str:
-    if answers["kind"] == "validate":
+    if answers["kind"] == "validate" or answers["profile"] == "dp":
         return "file"
     return "random" if answers["start"] in NONE else "public-kmeans"
 
 
 def _start(answers: Answers) -> Start | None:
-    kind = answers["kind"]
+    kind = "dp" if answers["profile"] == "dp" else answers["kind"]
     if answers["start"] in NONE:
-        if kind == "validate":
+        if kind != "train":
             raise StudyError(
-                "Expected a start file for kind=validate: the finished dictionary.", hint="Give --start."
+                f"Expected a start file for {kind}: the finished dictionary.", hint="Give --start."
             )
         return None
     loaded = load_checkpoint(Path(answers["start"]))
@@ -117,7 +143,8 @@ def _start(answers: Answers) -> Start | None:
     if table is None or table.ndim != 2:
         raise StudyError(
             f"Expected a start file for kind={kind} with {' or '.join(ROWS[kind])}, got {sorted(loaded.tensors)}.",
-            hint="train starts from `cytosae sae init`; validate from a trained or imported dictionary.",
+            hint="train starts from `cytosae sae init`; validate from a trained or imported dictionary; profile dp "
+            "from `cytosae sae public`.",
         )
     model, k = loaded.facts.get("model", "pursuit"), loaded.facts.get("k") or answers["active"]
     return Start(
@@ -127,6 +154,8 @@ def _start(answers: Answers) -> Start | None:
         int(k),
         table.shape[1],
         str(loaded.facts.get("encoder", "")),
+        float(loaded.facts.get("second_clip", 0.0)),
+        int(loaded.facts.get("tokens_of_a_patient", 64)),
     )
 
 
@@ -165,6 +194,30 @@ def local_of(answers: Answers, out: Path) -> dict[str, Any] | None:
     if answers["max_images"]:
         local["max_images"] = answers["max_images"]
     return local
+
+
+def keep_start(answers: Answers, out: Path) -> None:
+    """Copy the start file into `out`: invites name its digest, sites elsewhere fetch it from there.
+
+    Raises:
+        StudyError: another start file is there, or the folder can't be written.
+    """
+    if answers["start"] in NONE:
+        return
+    given = Path(answers["start"])
+    source = given / "dictionary" if given.is_dir() else given
+    parts = {out / f"start{end}": source.with_suffix(end).read_bytes() for end in (".safetensors", ".json")}
+    for path, data in parts.items():
+        if path.exists() and path.read_bytes() != data:
+            raise StudyError(f"Expected no other start file at {path} yet.", hint="Choose another folder.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for path, data in parts.items():
+            write_atomic(path, data)
+    except OSError as error:
+        raise StudyError(
+            f"Expected a folder that can be written at {out}.", hint="Choose another."
+        ) from error
 
 
 def _relative(path: str, out: Path) -> str:

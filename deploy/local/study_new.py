@@ -25,7 +25,9 @@ FLAGS = (
     "name", "question", "hypothesis", "kind", "simulation", "policy", "start", "encoder", "primary", "threshold",
     "endpoints", "selection", "concepts", "support", "min_sites", "fdr", "stages", "poc_sites", "poc_criteria",
     "review_sites", "review_criteria", "external_sites", "external_criteria", "quorum", "profile", "layer", "steps",
-    "rows", "active", "rounds", "min_units", "recurrence_steps", "seed", "weights", "max_images",
+    "epsilon", "delta", "patients", "patients_in_all", "sites_of_a_patient", "classes_of_a_patient", "atoms",
+    "secure_aggregation", "rows", "active", "rounds", "min_units", "recurrence_steps", "seed", "weights",
+    "max_images",
 )  # fmt: skip
 SHOWN = {
     "name",
@@ -66,7 +68,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _new(options: argparse.Namespace) -> int:
     from cytosae_core.errors import StudyError
 
-    from .study_answers import local_of, study_of
+    from .study_answers import keep_start, local_of, study_of
     from .study_yaml import write_new
 
     if options.out is not None and (options.out / "study.yaml").exists():
@@ -77,8 +79,10 @@ def _new(options: argparse.Namespace) -> int:
         print("\ncytosae: stopped, nothing was written.", file=sys.stderr)
         return 130
     out = options.out or Path(answers["name"].replace(" ", "-"))
-    study = study_of(answers)
-    path = write_new(out, study, local_of(answers, out))
+    study, local = study_of(answers), local_of(answers, out)
+    if local is None:
+        keep_start(answers, out)
+    path = write_new(out, study, local)
     _print(path, study, answers, as_json=options.json)
     return 0
 
@@ -204,9 +208,8 @@ def _print(path: Path, study: StudyConfig, answers: Answers, *, as_json: bool) -
     if any(answers["sites"].values()):
         steps.append(f"cytosae study run {path}")
     else:
-        steps.append(
-            f"cytosae site policy check POLICY.yaml --study {path}   (each hospital, with its policy)"
-        )
+        steps.append(f"cytosae study invite {study.sites[0]} {path.parent} --endpoint HOST:PORT")
+        steps.append(f"cytosae study start {path.parent}   (docs/operations.md)")
     if as_json:
         print(json.dumps({"path": str(path), "sha256": study.digest, "next": steps}))
         return

@@ -72,6 +72,46 @@ def _stage_questions(name: str, what: str) -> tuple[Question, Question]:
     )  # fmt: skip
 
 
+def _privacy_questions() -> tuple[Question, ...]:
+    """Profile dp: what every patient is promised. `cytosae study plan-privacy` says what it costs."""
+    adds = lambda a: read.private(a) and read.trains(a)  # noqa: E731
+    return (
+        Question(
+            "epsilon", "Epsilon for every patient, over the whole study?", "1 is strong, 4 usual, above 10 refused.",
+            read.epsilon, _same(4), read.private,
+        ),
+        Question(
+            "patients", "Fewest patients of a site that takes part?", "Public; a site with fewer is refused.",
+            read.whole(1, 10**8), _same(None), read.private,
+        ),
+        Question(
+            "patients_in_all", "Patients of all sites together, at most?", "A public number.",
+            read.whole(1, 10**8), _same(None), read.private,
+        ),
+        Question(
+            "delta", "Delta?", "At most 1 / (10 patients).", read.delta,
+            lambda a: min(1e-5, 0.1 / a["patients_in_all"]), read.private,
+        ),
+        Question(
+            "sites_of_a_patient", "At how many sites may one patient be?", "M sites need M times the noise.",
+            read.whole(1, 1000), _same(1), read.private,
+        ),
+        Question(
+            "classes_of_a_patient", "Of how many classes has a patient cells?", "Patients with more count less.",
+            read.whole(1, 1000), lambda a: max(1, len(a["classes"])), read.private,
+        ),
+        Question(
+            "atoms", "How many concepts may be added?", "Rows kept free behind the public ones.",
+            read.whole(1, 1 << 16), _same(48), adds,
+        ),
+        Question(
+            "secure_aggregation", "Sum moments under masks (secure aggregation)?",
+            "From 3 sites on; less noise, and the coordinator sees sums only.", read.yes,
+            lambda a: "yes" if len(a["sites"]) > 2 else "no", adds,
+        ),
+    )  # fmt: skip
+
+
 def _same(value: Any) -> Callable[[Answers], Any]:
     return lambda answers: value
 
@@ -92,6 +132,11 @@ QUESTIONS: tuple[Question, ...] = (
         read.choice(*KINDS), _same("train"),
     ),
     Question(
+        "profile", "Egress profile?", "validate: evaluate_only. train: masked. Either: dp (an epsilon per patient).",
+        read.choice("evaluate_only", "masked", "dp"),
+        lambda a: "masked" if read.trains(a) else "evaluate_only", asked=False,
+    ),
+    Question(
         "sites", "Which sites take part?",
         "Coded names with commas. For a trial on this machine give folders: alder=sites/alder, birch=sites/birch. A "
         "verdict needs 5 sites; 3 or 4 give a provisional one.", read.sites, _same(None),
@@ -102,9 +147,9 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         "policy", "Under which built-in policy do these folders release?",
-        "masked, evaluate_only, or public-data (published images only: no disclosure control).",
-        read.choice("masked", "evaluate_only", "public-data"),
-        lambda a: "masked" if read.trains(a) else "evaluate_only", lambda a: any(a["sites"].values()),
+        "masked, evaluate_only, dp, or public-data (published images only: no disclosure control).",
+        read.choice("masked", "evaluate_only", "dp", "public-data"), lambda a: a["profile"],
+        lambda a: any(a["sites"].values()),
     ),
     Question(
         "classes", "Which classes of cells?", "The labels that all sites use, with commas; none: no class is tested.",
@@ -113,8 +158,8 @@ QUESTIONS: tuple[Question, ...] = (
     Question(
         "start", "Which start file?",
         "train: public centroids from `cytosae sae init PUBLIC_FOLDER start`, or none for random rows (some 10 % "
-        "more stays unexplained). validate: the finished dictionary.", read.start,
-        lambda a: "none" if read.trains(a) else None,
+        "more stays unexplained). validate: the finished dictionary. Profile dp: that of `cytosae sae public`.",
+        read.start, lambda a: "none" if read.trains(a) and not read.private(a) else None,
     ),
     Question(
         "encoder", "Which encoder?", "`cytosae encoder list` names them; for studies DinoBloom.", read.encoder,
@@ -141,7 +186,7 @@ QUESTIONS: tuple[Question, ...] = (
     Question(
         "selection", "Which concepts count?",
         "loso: chosen anew at the other sites for every site left out. listed: at most 10, named now.",
-        read.choice(*SELECTIONS), _same("loso"),
+        read.choice(*SELECTIONS), lambda a: "listed" if read.private(a) else "loso",
     ),
     Question(
         "concepts", "Which concepts?", "Rows of the dictionary, such as c0042, c0107.", read.concepts, _same(None),
@@ -169,11 +214,8 @@ QUESTIONS: tuple[Question, ...] = (
         "quorum", "How many sites must answer for a step to count?", "Fewer stop the study; it can be resumed.",
         read.quorum, lambda a: min(2, len(a["sites"])),
     ),
+    *_privacy_questions(),
     # Kept at their defaults unless named.
-    Question(
-        "profile", "Egress profile?", "validate: evaluate_only. train: masked.", read.sentence,
-        lambda a: "masked" if read.trains(a) else "evaluate_only", asked=False,
-    ),
     Question(
         "layer", "Which block of the encoder?", "Counted from 1; default: the middle one for pursuit dictionaries.",
         read.whole(0, 1000), _same(0), asked=False,
@@ -188,7 +230,7 @@ QUESTIONS: tuple[Question, ...] = (
     Question("min_units", "Smallest number of patients behind any number?", "11 or more outside simulations.",
              read.whole(1, 1_000_000), _same(11), asked=False),
     Question("recurrence_steps", "Steps of each site's own dictionary?", "0: recurrence is not assessed.",
-             read.whole(0, 100_000), _same(200), asked=False),
+             read.whole(0, 100_000), lambda a: 0 if read.private(a) else 200, asked=False),
     Question("seed", "Seed?", "A whole number.", read.whole(0, 1 << 30), _same(0), asked=False),
     Question("weights", "Weights file of the encoder on this machine?", "For simulations.", read.sentence, _same(""),
              asked=False),

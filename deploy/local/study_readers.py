@@ -13,6 +13,7 @@ from typing import Any
 from cytosae_core.config import COORDINATOR, SITE_NAME, STUDY_NAME
 from cytosae_core.errors import SetupError, StudyError
 from cytosae_core.plan import ENDPOINTS, HIGHER_IS_BETTER, RANGES, STAGES
+from cytosae_core.privacy.plan import CAP
 
 Answers = dict[str, Any]
 NONE = ("none", "-")
@@ -215,6 +216,28 @@ def trains(answers: Answers) -> bool:
     return bool(answers["kind"] == "train")
 
 
+def private(answers: Answers) -> bool:
+    """Whether the study promises an epsilon."""
+    return bool(answers["profile"] == "dp")
+
+
+def epsilon(value: Any, answers: Answers) -> float:
+    """An epsilon that means something."""
+    found = _decimal(value, 0.0, CAP)
+    if found == 0:
+        raise StudyError("Expected an epsilon above 0.")
+    return found
+
+
+def delta(value: Any, answers: Answers) -> float:
+    """A delta well below one patient in all."""
+    most = 0.1 / int(answers["patients_in_all"])
+    found = _decimal(value, 0.0, 0.1)
+    if not 0 < found <= most:
+        raise StudyError(f"Expected 0 < delta <= 1 / (10 patients) = {most:g}, got {value!r}.")
+    return found
+
+
 def start(value: Any, answers: Answers) -> str:
     """The start file, checked to be there."""
     path = sentence(value, answers)
@@ -223,7 +246,8 @@ def start(value: Any, answers: Answers) -> str:
     file = (Path(path) / "dictionary" if Path(path).is_dir() else Path(path)).with_suffix(".safetensors")
     if not file.exists():
         raise StudyError(
-            f"Expected a start file at {file}.", hint="`cytosae sae init` or `sae import` makes one."
+            f"Expected a start file at {file}.",
+            hint="`cytosae sae init`, `sae public` or `sae import` makes one.",
         )
     return path
 

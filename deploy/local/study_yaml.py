@@ -24,7 +24,7 @@ HEAD = """\
 """
 COMMENTS = {
     "kind": "train a dictionary together, or validate a finished one",
-    "profile": "what may leave: evaluate_only (measurements) or masked (also changes of dictionary rows)",
+    "profile": "what may leave: evaluate_only (measurements), masked (also changes of dictionary rows), dp (noise)",
     "simulation": "true: all sites are folders on this machine; reports are watermarked",
     "min_units": "smallest number of patients behind any number that leaves",
     "sites": "coded names",
@@ -34,6 +34,7 @@ COMMENTS = {
     "rounds": "a step counts when quorum sites answer within the deadline",
     "statistics": "classes and attributes that concepts are tested for; how much is held out",
     "plan": "agreed before the first number",
+    "privacy": "profile dp: what every patient is promised; all zero where another profile applies",
 }
 PLAN_COMMENTS = {
     "endpoints": "the numbers that decide; the primary one makes the verdict",
@@ -80,7 +81,8 @@ def write_new(out: Path, study: StudyConfig, local: Mapping[str, Any] | None) ->
 def commented(study: StudyConfig, local: Mapping[str, Any] | None) -> str:
     """The protocol as YAML with a comment beside every part."""
     values = study.to_dict()
-    order = ["urn", *(name for name in study.__dataclass_fields__ if name not in ("stage", "part_of"))]
+    left_out = {"stage", "part_of"} | (set() if study.profile == "dp" else {"privacy"})
+    order = ["urn", *(name for name in study.__dataclass_fields__ if name not in left_out)]
     lines = [HEAD.rstrip()]
     for name in order:
         lines += _entry(name, values[name], COMMENTS.get(name, ""))
