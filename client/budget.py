@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from cytosae_core.canonical import sha256_hex
 from cytosae_core.config import StudyConfig
 from cytosae_core.egress import Outgoing, Question
+from cytosae_core.keys import SigningKey
+from cytosae_core.policy import SitePolicy
 from cytosae_core.privacy.ledger import Asked, Ledger, question_digest
 from cytosae_core.privacy.spending import PrivacyLedger
 from cytosae_core.tensors import pack_tensors
@@ -41,8 +44,10 @@ class SiteBudget:
 
     def __init__(self, site: Site, study: StudyConfig, approvals: Approvals) -> None:
         self._study, self._approvals = study, approvals
-        self._ledger = Ledger(site.state / "ledger", site.policy)
-        self._privacy = privacy_ledger(site) if site.policy.profile == "dp" else None
+        self._ledger = Ledger(site.ledger_folder, site.policy)
+        self._privacy = (
+            open_privacy_ledger(site.ledger_folder, site.policy) if site.policy.profile == "dp" else None
+        )
         self._cohort = self._ledger.cohort(site.units)
         self._encoder = site.store.encoder_digest
 
@@ -106,7 +111,9 @@ class SiteBudget:
             self._privacy.close()
 
 
-def privacy_ledger(site: Site) -> PrivacyLedger:
-    """The site's privacy ledger; its seals are made with a secret that follows from the site's signing key."""
-    key = hashlib.sha256(site.key.sign("privacy-ledger", b"seal")).digest()
-    return PrivacyLedger(site.state / "ledger", site.state, site.policy, key)
+def open_privacy_ledger(folder: Path, policy: SitePolicy) -> PrivacyLedger:
+    """The privacy ledger in `folder`; the last seal, and the key that seals are made with, lie beside the folder."""
+    key = SigningKey.load_or_create(folder.parent / "ledger.key")
+    return PrivacyLedger(
+        folder, folder.parent, policy, hashlib.sha256(key.sign("privacy-ledger", b"seal")).digest()
+    )

@@ -28,6 +28,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--start", type=Path, help="the study's public start file: the first dictionary must match it"
     )
     agent.add_argument("--home", type=Path, required=True, help="folder for key, state and token store")
+    agent.add_argument("--ledger", type=Path, help="folder of the ledger of all studies (default: in --home)")
     agent.add_argument("--socket", type=Path, required=True)
     agent.add_argument(
         "--policy", default="masked", help="signed policy file (built-in names: simulations only)"

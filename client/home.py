@@ -54,6 +54,11 @@ class Home:
         return self.folder / "agent"
 
     @property
+    def ledger(self) -> Path:
+        """Folder of the ledger: of this study, or the one that `join --ledger` named for all studies."""
+        return Path(self.facts.get("ledger") or self.agent / "state" / "ledger")
+
+    @property
     def keys(self) -> Path:
         """Folder of the keys of transport."""
         return self.folder / "keys"

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .ledger_cli import ledger_command
+
 if TYPE_CHECKING:
     from cytosae_core.invite import Invite
 
@@ -30,6 +32,10 @@ def register(commands: Any) -> None:
     join.add_argument(
         "--offline", action="store_true", help="this hospital has no outgoing connection: files are carried"
     )
+    join.add_argument(
+        "--ledger", type=Path, metavar="FOLDER",
+        help="one ledger for all studies on the same patients (default: one for this study); needed for profile dp",
+    )  # fmt: skip
     join.add_argument("--json", action="store_true")
     join.set_defaults(run=_join)
     check = commands.add_parser(
@@ -59,7 +65,10 @@ def register(commands: Any) -> None:
     ledger = commands.add_parser("ledger", help="what this site has released, and what its policy leaves")
     ledger.add_argument("--home", type=Path)
     ledger.add_argument("--json", action="store_true")
-    ledger.set_defaults(run=_ledger)
+    ledger.add_argument(
+        "--plot", type=Path, metavar="FILE", help="profile dp: draw epsilon over time (.png, .svg)"
+    )
+    ledger.set_defaults(run=ledger_command)
 
 
 # join -------------------------------------------------------------------------------------------------------
@@ -83,7 +92,9 @@ def _join(options: argparse.Namespace) -> int:
         print("Nothing was made and nothing was sent.", file=sys.stderr)
         return 1
     home = join(data, options.home or Path(f"{_stem(invite.study)}-{invite.site}"), approval=options.approval)
-    home.keep(offline=options.offline)
+    home.keep(
+        offline=options.offline, **({"ledger": str(options.ledger.resolve())} if options.ledger else {})
+    )
     sent, why = (False, "") if options.offline else _send(home)
     shown = fingerprint(home.site_key.public_hex)
     facts = {
@@ -263,7 +274,7 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-# serve and ledger -------------------------------------------------------------------------------------------
+# serve ------------------------------------------------------------------------------------------------------
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -279,29 +290,4 @@ def _serve(options: argparse.Namespace) -> int:
         server.run()
     except KeyboardInterrupt:
         print("Stopped. The same command goes on.", flush=True)
-    return 0
-
-
-def _ledger(options: argparse.Namespace) -> int:
-    from cytosae_core.policy import load_signed
-    from cytosae_core.privacy.ledger import Ledger
-
-    from .home import need_home
-
-    home = need_home(options.home)
-    policy = load_signed(home.folder / "site-policy.yaml", home.agent)
-    ledger = Ledger(home.agent / "state" / "ledger", policy)
-    try:
-        found = ledger.summary()
-    finally:
-        ledger.close()
-    if options.json:
-        print(json.dumps(found))
-        return 0
-    print(
-        f"Policy {found['policy']}, counted since {found['since'] or 'the beginning'} over {found['studies']} studies"
-    )
-    for name, spent in found["spent"].items():
-        print(f"  {name:10} {spent:>16,} of {found['limits'][name]:>16,}   left {found['left'][name]:,}")
-    print(f"  {found['questions']} questions answered about {found['cohorts']} cohorts of patients")
     return 0

@@ -6,6 +6,7 @@ import http.client
 import os
 import ssl
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import yaml
@@ -183,13 +184,22 @@ def _policy(home: Home, invite: Invite, approval: str) -> None:
     if path.exists():
         return
     officer = SigningKey.load_or_create(home.folder / "officer.key")
+    epsilon, delta = _promise(invite)
     asked, today = demand(invite.config), datetime.now(UTC).date()
     policy = SitePolicy(
         name=invite.config.profile.replace("_", "-"), profile=invite.config.profile, site=invite.site,
         valid_from=today.isoformat(), valid_until=(today + timedelta(days=POLICY_DAYS)).isoformat(),
         officers=(officer.public_hex,), rounds=asked.rounds, messages_total=2 * asked.messages,
         bytes_total=2 * asked.bytes, max_message_bytes=asked.message_bytes, metrics_per_round=asked.numbers,
-        approval=approval,
+        approval=approval, epsilon_total=epsilon, delta_max=delta,
     )  # fmt: skip
     write_policy(path, policy)
     sign_policy(path, officer, home.agent)
+
+
+def _promise(invite: Invite) -> tuple[str, str]:
+    """Profile dp: what this one study may spend on a patient. What several may spend an officer decides."""
+    terms = invite.config.privacy
+    if not terms.promised:
+        return ("", "")
+    return format(Decimal(repr(terms.epsilon)), "f"), format(Decimal(repr(terms.delta)), "f")

@@ -270,7 +270,7 @@ def agent_options(home: Home, data: Path, weights: Path | None, preset: str | No
     return SimpleNamespace(
         study=home.folder / "study.yaml", name=home.facts["site"], policy=str(home.folder / "site-policy.yaml"),
         home=home.agent, simulation=home.invite.config.simulation, weights=weights, data=data, preset=preset,
-        start=start if start.exists() else None, study_key=home.invite.study_key,
+        start=start if start.exists() else None, study_key=home.invite.study_key, ledger=home.ledger,
     )  # fmt: skip
 
 

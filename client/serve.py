@@ -82,8 +82,9 @@ def make_site(options: argparse.Namespace, relay_uid: int) -> tuple[Site, StudyC
         store = build_store(cohort, encoder, options.home / "store", progress=tick)
     isolation = "none" if relay_uid == os.getuid() else "user"
     site = Site.of(
-        cohort, store, policy, options.home, simulation=options.simulation, relay_isolation=isolation
-    )
+        cohort, store, policy, options.home, simulation=options.simulation, relay_isolation=isolation,
+        ledger=getattr(options, "ledger", None),
+    )  # fmt: skip
     return site, study
 
 

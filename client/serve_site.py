@@ -213,7 +213,7 @@ class SiteServer:
         named = {
             "data": options.data, "name": options.name, "study": options.study, "study-key": options.study_key,
             "policy": options.policy, "home": options.home, "start": options.start, "weights": options.weights,
-            "preset": options.preset, "socket": self._socket,
+            "preset": options.preset, "socket": self._socket, "ledger": options.ledger,
         }  # fmt: skip
         words = [part for name, value in named.items() if value for part in (f"--{name}", str(value))]
         simulated = ["--simulation"] if options.simulation else []

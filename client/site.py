@@ -62,6 +62,7 @@ class Site:
         label_map: version and digest of the map that gave the labels; empty when there is none.
         listed: images in the site's table, readable or not; None when nobody counted them.
         ratings: what this site's experts said of a dictionary's concepts.
+        ledger: folder of the ledger that all of the site's studies share; None: one in `state`.
         unread_units: units with at least one listed image that could not be read.
     """
 
@@ -82,6 +83,12 @@ class Site:
     listed: int | None = None
     unread_units: int = 0
     ratings: Ratings | None = None
+    ledger: Path | None = None
+
+    @property
+    def ledger_folder(self) -> Path:
+        """Folder of the site's ledger."""
+        return self.ledger or self.state / "ledger"
 
     @classmethod
     def of(cls, cohort: Cohort, store: TokenStore, policy: SitePolicy, home: Path, **facts: Any) -> Site:

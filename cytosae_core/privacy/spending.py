@@ -125,7 +125,7 @@ class PrivacyLedger:
         worst = max((charged[patient] for patient in patients), default=0.0)
         limit = float(self._policy.epsilon_total or 0)
         total = exact_epsilon(math.sqrt(worst + 1 / noise**2), float(self._policy.delta_max))
-        if total > limit:
+        if total > limit * (1 + 1e-9):  # rounding of a promise that is met exactly
             raise _refused(
                 f"privacy.epsilon_total={limit:g} to last, this release would make it {total:.3g}", "EPSILON"
             )

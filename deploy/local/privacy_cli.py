@@ -78,7 +78,10 @@ def _print(
         print("\n".join(_advice(found, options)))
 
 
-WORTH = {"dp": " Here it would pay.", "evaluate_only": " Here it would not pay: profile evaluate_only."}
+WORTH = {
+    "dp": "Here adding concepts would pay: kind train, profile dp, with secure aggregation.",
+    "evaluate_only": "Here adding concepts would not pay: keep the public dictionary frozen.",
+}
 
 
 def _advice(found: Advice, options: argparse.Namespace) -> list[str]:
@@ -93,5 +96,5 @@ def _advice(found: Advice, options: argparse.Namespace) -> list[str]:
         lines.append(
             f"  with {options.patients:,} patients, visible is {found.visible:.1%} of the rest or more"
         )
-    end = "Training under differential privacy is not part of this release."
-    return [*lines, "", end + WORTH.get(found.profile or "", "")]
+    end = WORTH.get(found.profile or "", "Give --patients to learn whether it pays.")
+    return [*lines, "", end, "Statistics under dp (kind: validate, profile: dp) need no such number."]
