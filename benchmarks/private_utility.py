@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,13 @@ from cytosae_core.privacy.moments import (
     Subspace,
     residual_atoms,
     second_moment,
+    second_size,
     subspace,
     tensor_atoms,
     third_clip,
     third_moment,
 )
-from cytosae_core.privacy.noise import clipped, discrete_gaussian, grid_for, integers
+from cytosae_core.privacy.noise import exact_sum, grid_for, with_noise
 from cytosae_core.sae.models import PursuitModel
 from cytosae_core.sae.pursuit import reconstruct
 from cytosae_core.sae.residual import ResidualModel
@@ -42,6 +44,8 @@ from cytosae_core.sae.train import train_local
 from .private_worlds import World, made, real
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+MOST_NOISE = 20.0  # noise multiplier up to which sums fit their words
 EPSILONS, COUNTS, DELTA = (1.0, 2.0, 4.0, 8.0), (100, 200, 500, 1000, 2000, 5000), 1e-5
 FINE_TUNE = 300
 
@@ -71,25 +75,35 @@ def residuals(world: World, patients: NDArray[np.float32]) -> Floats:
     return np.stack(out).astype(np.float64)
 
 
-def noised(rows: Any, clip: float, noise: float, count: int) -> Floats:
-    """The released sum of rows (an iterable of [m]), noise 0: without any."""
-    grid = grid_for(clip, count, max(noise, 1.0))
-    total = sum(integers(clipped(row[None], clip), grid)[0] for row in rows)
-    if noise:
-        total = total + discrete_gaussian(len(total), noise * clip / grid)
-    return np.asarray(total * grid)
+def seconds(rest: Floats, clip: float, counts: Sequence[int]) -> dict[int, tuple[Ints, float]]:
+    """Exact sums of clipped second moments of the first `count` patients of [p, T, d], and their grid."""
+    grid = grid_for(clip, max(counts), MOST_NOISE)
+    total, found = np.zeros(second_size(rest.shape[2]), np.int64), {}
+    for place, part in enumerate(rest[: max(counts)], start=1):
+        total = total + exact_sum(second_moment(part)[None], clip, grid)
+        if place in counts:
+            found[place] = (total, grid)
+    return found
 
 
-def release(rest: Floats, clip: float, epsilon: float | None) -> tuple[Subspace, Floats]:
+def noised(total: Ints, clip: float, noise: float, grid: float) -> Floats:
+    """The released sum; noise 0: without any."""
+    return np.asarray((with_noise(total, clip, noise, grid) if noise else total) * grid)
+
+
+def release(
+    rest: Floats, second: tuple[Ints, float], clip: float, epsilon: float | None
+) -> tuple[Subspace, Floats]:
     """Both releases on patients' residuals [p, T, d]: the subspace, and the tensor's atoms."""
     count, tokens, d = rest.shape
     noise = noise_for(epsilon, DELTA, 2) if epsilon else 0.0
-    space = subspace(noised(map(second_moment, rest), clip, noise, count), d, noise * clip, count)
+    space = subspace(noised(second[0], clip, noise, second[1]), d, noise * clip, count)
     if not space.rank:
         return space, np.zeros((0, d))
     third = third_clip(space.rank, tokens)
-    packed = noised((third_moment(part, space) for part in rest), third, noise, count)
-    return space, tensor_atoms(packed, space, noise, third, count)
+    grid = grid_for(third, count, MOST_NOISE)
+    total = sum(exact_sum(third_moment(part, space)[None], third, grid) for part in rest)
+    return space, tensor_atoms(noised(np.asarray(total), third, noise, grid), space, noise, third, count)
 
 
 def explained(model: ResidualModel | PursuitModel, world: World, *, bias: bool = True) -> float:
@@ -137,11 +151,16 @@ def fine_tuned(world: World, count: int, rows: Floats) -> float:
     return explained(PursuitModel(result.dictionary, k), world)
 
 
-def table(world: World, counts: tuple[int, ...], epsilons: tuple[float, ...]) -> dict[str, Any]:
-    """Every cell, and the comparators."""
+def table(
+    world: World, counts: tuple[int, ...], epsilons: tuple[float, ...], clip_factor: float = 1.0
+) -> dict[str, Any]:
+    """Every cell, and the comparators. clip_factor: times the median of public patients."""
     public_rest = residuals(world, world.public)
-    clip = float(np.median([np.linalg.norm(second_moment(part)) for part in public_rest]))
-    free = residual_atoms(*release(public_rest, clip, None), np.zeros((0, world.dictionary.shape[1])))
+    clip = clip_factor * float(np.median([np.linalg.norm(second_moment(part)) for part in public_rest]))
+    public_sum = seconds(public_rest, clip, [len(public_rest)])[len(public_rest)]
+    free = residual_atoms(
+        *release(public_rest, public_sum, clip, None), np.zeros((0, world.dictionary.shape[1]))
+    )
     rest = residuals(world, world.patients)
     nothing = np.zeros((0, rest.shape[2]))
     out: dict[str, Any] = {
@@ -154,9 +173,10 @@ def table(world: World, counts: tuple[int, ...], epsilons: tuple[float, ...]) ->
         "cells": [],
         "trained": {},
     }
+    sums = seconds(rest, clip, counts)
     for count in counts:
         for epsilon in (*epsilons, None):
-            space, atoms = release(rest[:count], clip, epsilon)
+            space, atoms = release(rest[:count], sums[count], clip, epsilon)
             alone = residual_atoms(space, atoms, nothing)
             cell = Cell(
                 epsilon, count, space.rank, len(atoms), explained(with_rows(world, alone), world),
@@ -175,7 +195,11 @@ def main() -> int:
     parser.add_argument("sites", type=Path, nargs="?")
     parser.add_argument("stores", type=Path, nargs="?")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--share", type=float, default=0.2)
+    parser.add_argument(
+        "--share", type=float, default=0.2, help="made: of private activations on new concepts"
+    )
+    parser.add_argument("--width", type=int, default=128, help="made: numbers of a token")
+    parser.add_argument("--clip-factor", type=float, default=1.0)
     parser.add_argument("--counts", type=int, nargs="*", default=list(COUNTS))
     parser.add_argument("--epsilons", type=float, nargs="*", default=list(EPSILONS))
     parser.add_argument("--json", action="store_true")
@@ -183,8 +207,8 @@ def main() -> int:
     if given.world == "real":
         world = real(given.sites, given.stores, count=max(given.counts), seed=given.seed)
     else:
-        world = made(max(given.counts), given.seed, share=given.share)
-    print(json.dumps(table(world, tuple(given.counts), tuple(given.epsilons)), allow_nan=True))
+        world = made(max(given.counts), given.seed, share=given.share, d=given.width)
+    print(json.dumps(table(world, tuple(given.counts), tuple(given.epsilons), given.clip_factor)))
     return 0
 
 

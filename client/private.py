@@ -256,7 +256,7 @@ def _tables(steps: Steps, found: Noised) -> dict[str, Release]:
     enough = found.classes > max(metrics.FEWEST, metrics.SURE * found.noise)
     units = np.where(enough, np.round(found.classes), np.nan)
     count = round(found.patients) if sure else np.nan
-    counts = np.array([np.nan, *[count] * (len(COUNTS) - 1), *[np.nan] * classes])
+    counts = np.array([count if name == "units" else np.nan for name in COUNTS] + [np.nan] * classes)
     tables = {
         "firing_rate": rate, "auroc": values, "auroc_se": errors, "counts": counts, "class_units": units,
         "quality": _quality(steps, found, sure, 0), "quality_init": _quality(steps, found, sure, 2),

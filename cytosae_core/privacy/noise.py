@@ -6,7 +6,7 @@
     noise    discrete Gaussian of standard deviation s C / grid (Canonne, Kamath and Steinke 2020)   OpenDP
 
 Floating point noise can be told from its last bits (Mironov 2012); integers have none. OpenDP's exact sampler needs
-10 us a number: used for everything that a study releases. `quick_normal` (40 ns a number) is for research on private
+10 us a number: used for everything that a study releases. `quick_normal` (20 ns a number) is for research on private
 gradients only: docs/decisions/012.
 """
 

@@ -115,7 +115,7 @@ def study_part(e: Evidence) -> Json:
         "seed": e.study.seed,
         "simulation": e.study.simulation,
         "protocol_sha256": e.study.digest,
-        "rounds": training.rounds if e.study.kind == "train" else 0,
+        "rounds": training.rounds if e.study.kind == "train" and e.study.profile != "dp" else 0,
         "local_steps": training.local_steps,
         "aggregation": training.aggregation,
         "min_units": e.study.min_units,

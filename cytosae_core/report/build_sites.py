@@ -32,7 +32,7 @@ def site_part(e: Evidence, site: str) -> Json:
         "messages_out": sum(count for count, _ in received.values()),
         "policy": facts.get("policy"),
         "relay_isolation": facts.get("relay_isolation"),
-        "status": "reported" if site in e.scores else fault,
+        "status": "reported" if site in e.finished else fault,
         "suppressed": e.result.suppressed.get(site, {}),
         "suppressed_rows": e.result.suppressed.get(site, {}).get("delta"),
     }

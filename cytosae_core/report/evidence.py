@@ -167,8 +167,16 @@ class Evidence:
             {(min(a, b), max(a, b)) for a in range(count) for b in ((a + 1) % count, (a + 2) % count)}
         )
 
+    @property
+    def finished(self) -> frozenset[str]:
+        """Sites that answered the study's last step: probes, or under `dp`, which has none, statistics."""
+        last = self.result.describe.get("final", {}) if self.study.profile == "dp" else self.scores
+        return frozenset(last)
+
     def quality(self, which: str, site: str) -> dict[str, float | None]:
         """Named quality numbers of one dictionary at one site; empty when it did not answer."""
+        if which == "init" and self.study.profile == "dp":
+            return quality_dict(self.result.begin[site]) if site in self.result.begin else {}
         if site not in self._answered.get(which, ()):
             return {}
         if which == "final" and site in self.small:

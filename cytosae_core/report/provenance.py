@@ -297,6 +297,8 @@ def _training(study: Json) -> TableCell:
     if rounds is None:
         return Gap("not recorded")
     if rounds == 0:
+        if study.get("kind") == "train":
+            return "none: the public rows stayed as they were; what was added came from noised sums"
         return "none: the dictionary was frozen"
     return f"{whole(rounds)} rounds of {whole(steps) or 'an unknown number of'} local steps"
 

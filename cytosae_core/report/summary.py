@@ -153,7 +153,7 @@ def _headline(report: Json) -> str:
     new = (
         f"A new hospital: {span(prediction)} (95 % prediction interval)."
         if prediction
-        else (f"A new hospital: not estimable ({why(part)}).")
+        else (f"A new hospital: not estimable ({why(part).removeprefix('not estimable: ')}).")
     )
     return tag("div", name + shown + words("p", f"{new} {_counted(part)}", class_="small") + _mini(report, part),
                class_="headline")  # fmt: skip
@@ -213,6 +213,8 @@ def _left(report: Json) -> TableCell:
         return Gap("the report does not record what left")
     trained = mapping(report.get("study")).get("kind") == "train"
     what = "statistics and dictionary rows" if trained else "statistics only"
+    if mapping(report.get("study")).get("profile") == "dp":
+        what = "sums over patients with noise, and statistics made from them"
     return f"{byte_size(sum(sizes))} from {len(sizes)} sites, {what}; no raw image"
 
 
@@ -346,8 +348,9 @@ def _site_row(name: str, site: Json, few: str) -> list[TableCell]:
 def masthead(report: Json) -> str:
     """Title, kind of study and where to find what."""
     study = mapping(report.get("study"))
+    private = study.get("profile") == "dp"
     kind = {
-        "train": "dictionary trained together",
+        "train": "public dictionary, concepts added" if private else "dictionary trained together",
         "validate": "frozen dictionary, metrics only",
         "compare": "frozen dictionary, statistics of data sets",
     }

@@ -9,6 +9,8 @@ import numpy as np
 from .rows import concept_count, state_counts, verdict_counts
 
 Json = dict[str, Any]
+# Controls as build_headlines.py names them.
+SHUFFLED, BEFORE, RANDOM = "shuffled labels", "dictionary before training", "random dictionary"
 
 
 NOBODY = (
@@ -48,20 +50,36 @@ def _meaning(report: Json) -> str:
     counts, total = verdict_counts(report), concept_count(report)
     if counts.get("too few patients", 0) == total:
         return NOBODY
-    shares = [entry for entry in report["agreement"]["replication"].values() if entry["share"] is not None]
+    share = _replicated(report)
     text = (
         f"{counts['holds']:,} of {total:,} concepts mean the same class or feature at every site that could say "
         f"({report['agreement']['holds_shuffled']} with shuffled labels); "
         f"{counts['differs']:,} speak clearly at some site and not at another"
     )
-    if shares:
-        share = float(np.mean([entry["share"] for entry in shares]))
-        nulls = [entry["null"] for entry in shares if entry["null"] is not None]
-        control = f" ({float(np.mean(nulls)):.0%} with shuffled labels)" if nulls else ""
+    if share is not None:
+        known = [
+            f"{value:.0%} {said}"
+            for name, said in ((SHUFFLED, "with shuffled labels"), (RANDOM, "for a random dictionary"))
+            if (value := _control(report, name)) is not None
+        ]
+        control = f" ({', '.join(known)})" if known else ""
         text += (
             f". Meanings chosen at the other sites held at the site left out in {share:.0%} of cases{control}"
         )
     return f"{text}. {_climbed(report)}"
+
+
+def _replicated(report: Json) -> float | None:
+    """Mean share of meanings that held at the site left out."""
+    shares = [entry["share"] for entry in report["agreement"]["replication"].values()]
+    known = [share for share in shares if share is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _control(report: Json, name: str) -> float | None:
+    """What stands beside the share of meanings that held."""
+    found = [part["controls"] for part in report["headlines"] if part["id"] == "replication"]
+    return next((item["value"] for part in found for item in part if item["name"] == name), None)
 
 
 def _climbed(report: Json) -> str:
@@ -80,6 +98,8 @@ def _departure(report: Json) -> str:
     if not sizes:
         return "Nothing left any site."
     what = "dictionary rows and statistics" if report["study"]["kind"] == "train" else "statistics"
+    if report["study"]["profile"] == "dp":
+        what = "sums over patients with noise"
     return (
         f"No raw image left a site. Each site sent {np.mean(sizes) / 1e6:.1f} MB on average, all of it {what} of the "
         "kinds listed below."
@@ -143,6 +163,16 @@ def limits(report: Json) -> list[str]:
         lines.append(
             f"Two sites agree on what concepts mean no more ({trained:.2f}) than for a random dictionary "
             f"({control:.2f}): training made concepts sharper, not more alike between sites."
+        )
+    held, as_good = _replicated(report), []
+    for name, said in ((RANDOM, "a random dictionary"), (BEFORE, "the dictionary before training")):
+        control = _control(report, name)
+        if held is not None and control is not None and held <= control:
+            as_good.append(f"{said} ({control:.0%})")
+    if held is not None and as_good:
+        lines.append(
+            f"Meanings hold at a site left out no more often ({held:.0%}) than those of {' or '.join(as_good)}: "
+            "that they hold is owed to the vision model, not to training."
         )
     if report["study"]["profile"] == "masked":
         lines.append(

@@ -29,9 +29,12 @@ from cytosae_core.keys import SigningKey
 from cytosae_core.phantom import CLASSES, DEMO_SITES, generate_site
 from cytosae_core.policy import named_policy
 from cytosae_core.sae.init import public_centroids
-from cytosae_core.tensors import pack_tensors
+from cytosae_core.tensors import pack_tensors, unpack_tensors
 from cytosae_server.study import write_study_folder
+from tests.federation import make_site
 from tests.flower_bench import FlowerBench
+from tests.integration.test_private_study import POLICY, private_study, start
+from tests.integration.test_secure_study import SECURE, away
 
 pytestmark = pytest.mark.flower
 ROUNDS, ROWS = 3, 64
@@ -100,5 +103,38 @@ def test_a_study_over_flower_survives_a_killed_supernode(tmp_path: Path) -> None
     survivors = [name for name in study.sites if name != victim]
     assert all(report["sites"][name]["status"] == "reported" for name in survivors)
     assert report["rounds"][0]["faults"] == {}
+    for session in sessions.values():
+        session.close()
+
+
+def test_a_secure_sum_over_flower_survives_a_site_that_drops_out(tmp_path: Path) -> None:
+    """Four sites with made tokens under the profile dp; one fails when it should mask its moments."""
+    folder = tmp_path / "study"
+    base = private_study(SECURE)
+    names = tuple(f"site-{index}" for index in range(4))
+    study = replace(base, sites=names, rounds=RoundsConfig(quorum=3, deadline_s=45.0, retries=0))
+    sites = {
+        name: make_site(name, tmp_path / "homes", POLICY, seed=index) for index, name in enumerate(names)
+    }
+    key = SigningKey.load_or_create(folder / "study.key")
+    write_study_folder(
+        folder, study, start(), {name: site.key.public_hex for name, site in sites.items()}, key.public_hex
+    )
+    sessions = {name: Session(site, study, key.public_hex) for name, site in sites.items()}
+    handlers = {name: session.handle for name, session in sessions.items()}
+    handlers[names[-1]] = away("sum_masked")(handlers[names[-1]])
+    (tmp_path / "bench").mkdir()
+    with FlowerBench(tmp_path / "bench", handlers) as bench:
+        status = bench.run_study(folder, timeout_s=400)
+        assert status == "finished:completed", bench.run_log()
+    total = unpack_tensors((folder / "run" / "sums" / "second.safetensors").read_bytes())
+    drawn = [
+        unpack_tensors(next(sessions[name].state.glob("release-second-*.safetensors")).read_bytes())["total"]
+        for name in names[:-1]
+    ]
+    assert int(total["sites"][0]) == 3 and (total["values"] == np.sum(drawn, axis=0)).all()
+    report = json.loads((folder / "report.json").read_text())
+    assert report["sites"][names[-1]]["status"].startswith("failed")
+    assert report["egress"]["privacy"]["secure_aggregation"] and report["egress"]["privacy"]["epsilon"] == 8.0
     for session in sessions.values():
         session.close()

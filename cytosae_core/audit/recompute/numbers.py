@@ -97,6 +97,8 @@ class Numbers:
 
     def quality(self, which: str, site: str) -> dict[str, float | None]:
         """FVU and the other quality numbers of one dictionary at one site."""
+        if which == "init" and self.protocol["profile"] == "dp":
+            return _quality(self.values("describe", 0, site, "quality_init"))
         number = self.order.index(which) if which in self.order else -1
         return _quality(self.values("describe", number, site, "quality"))
 
