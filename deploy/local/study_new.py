@@ -216,7 +216,28 @@ def _print(path: Path, study: StudyConfig, answers: Answers, *, as_json: bool) -
     print(f"\nProtocol: {path}\nsha256    {study.digest}\n\nIt is in every message from now on. Next:")
     for step in steps:
         print(f"  {step}")
+    if study.privacy.atoms:
+        print(f"\n{_worth(study)}")
     if len(study.sites) < study.plan.min_sites:
         print(
             f"\nWith {len(study.sites)} sites the best verdict is provisional: {study.plan.min_sites} are needed."
         )
+
+
+def _worth(study: StudyConfig) -> str:
+    """Whether adding concepts under `dp` is expected to pay, before anybody computes anything."""
+    from cytosae_core.privacy.advice import advise
+
+    terms = study.privacy
+    found = advise(
+        terms.epsilon, terms.delta, width=study.encoder.d, sites=len(study.sites),
+        sites_of_a_patient=terms.sites_of_a_patient, patients=terms.patients * len(study.sites),
+    )  # fmt: skip
+    needed = found.central if terms.secure_aggregation else found.local
+    have = terms.patients * len(study.sites)
+    if have >= needed:
+        return f"Adding concepts is expected to pay: {have:,} patients at least, from {needed:,} on."
+    return (
+        f"Adding concepts is NOT expected to pay: {have:,} patients at least, and it does from {needed:,} on. A "
+        "frozen dictionary (kind: validate) gives the same statistics with less noise."
+    )

@@ -14,6 +14,7 @@ from cytosae_core.envelope import REPLY, pack
 from cytosae_core.errors import CytosaeError, EgressError, MessageError, VerificationError
 from cytosae_core.keys import SigningKey
 from cytosae_core.policy import POLICIES, SitePolicy
+from cytosae_core.privacy.plan import PrivacyPlan
 from cytosae_core.sealed import LOG_LABEL, REPLY_LABEL, ReplyKey, split_wire
 from cytosae_core.tensors import pack_tensors
 
@@ -70,6 +71,32 @@ def test_1_what_is_not_in_the_table_is_refused(kind: str, name: str, policy: str
 def test_2_wrong_form_or_not_finite_is_refused(values: np.ndarray) -> None:
     with pytest.raises(EgressError):
         seal({"delta": Release(values, 50)})
+
+
+DP = SitePolicy("dp", "dp", epsilon_total="8", delta_max="0.001")
+PLAN = PrivacyPlan(1.0, 2.0, 1.0, 1, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("policy", "plan", "passes"),
+    [(DP, PLAN, True), (DP, None, False), (MASKED, PLAN, False), (MASKED, None, True)],
+)
+def test_6_noise_and_profile_belong_together(
+    policy: SitePolicy, plan: PrivacyPlan | None, passes: bool
+) -> None:
+    context = {**CONTEXT, "kind": "describe"}
+    rate = {"firing_rate": Release(np.full(4, 0.25, np.float32), 50)}
+    if passes:
+        assert egress.inspect(context, rate, {}, policy, DIMS, private=plan).private == plan
+        return
+    with pytest.raises(Blocked) as caught:
+        egress.inspect(context, rate, {}, policy, DIMS, private=plan)
+    assert caught.value.reason == "NO_NOISE"
+
+
+def test_6_what_has_no_patient_behind_it_needs_no_noise() -> None:
+    canary = {"canary": Release(np.zeros((DIMS["g"], 3), np.float32), 0)}
+    assert egress.inspect({**CONTEXT, "kind": "hello"}, canary, {}, DP, DIMS).private is None
 
 
 def test_3_too_few_units_leave_as_zero_or_nan() -> None:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cytosae_client import private
+from cytosae_client.events import Events
+from cytosae_client.site import Site
+from cytosae_client.steps import Steps
 from cytosae_core.config import DictionaryConfig, RoundsConfig, StatisticsConfig, StudyConfig
 from cytosae_core.errors import EgressError, StudyError
 from cytosae_core.plan import PlanConfig
 from cytosae_core.policy import SitePolicy
 from cytosae_core.privacy.accountant import exact_epsilon
+from cytosae_core.privacy.moments import second_moment
 from cytosae_core.privacy.terms import PrivacyTerms
 from cytosae_core.report.build import build_report
 from cytosae_server.study import write_report
-from tests.federation import CLASSES, D, Federation, K, study_config
+from tests.federation import CLASSES, D, FakeStore, Federation, K, study_config
 
 POLICY = SitePolicy("dp", "dp", epsilon_total="8", delta_max="0.001")
 ROWS, ATOMS = 20, 12
@@ -119,6 +124,38 @@ def test_a_site_with_too_few_patients_takes_no_part(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="quorum"):
         made.run()
     assert any(event.code == "refused" for event in made.logs)
+
+
+def site_without(made: Federation, folder: Path, patient: str) -> Site:
+    """The first site as it would be without one patient."""
+    site = made.sites["site-0"]
+    keep = [index for index, unit in enumerate(site.units) if unit != patient]
+    store = FakeStore(site.store.tokens(0, site.store.n_images)[keep])
+    parts = {
+        name: [getattr(site, name)[index] for index in keep] for name in ("labels", "units", "attributes")
+    }
+    return replace(site, store=store, state=folder, **parts)
+
+
+def test_a_patients_numbers_do_not_depend_on_who_else_is_there(tmp_path: Path) -> None:
+    made = federation(tmp_path, replace(TRAIN, patients=20))
+    left_out = "patient-0"  # the first: what is drawn by place instead of by name would move
+    rows = np.concatenate([start()["dictionary"], np.eye(ATOMS, D, dtype=np.float32)])
+    asked = {**start(), "dictionary": rows}
+    found = []
+    for site in (made.sites["site-0"], site_without(made, tmp_path / "fewer", left_out)):
+        steps = Steps(site, made.study, POLICY, Events(lambda event: None))
+        model, scale, _ = private._residual_model(steps, asked)
+        names = sorted(set(site.units))
+        moments = dict(zip(names, private._rows(steps, model, scale, second_moment), strict=True))
+        vectors = dict(zip(names, private._patients(steps, model, scale), strict=True))
+        found.append((moments, vectors))
+    (moments, vectors), (fewer, vectors_fewer) = found
+    assert set(moments) - set(fewer) == {left_out} and len(fewer) == 29
+    for name, moment in fewer.items():
+        assert (moment == moments[name]).all()
+        for one, other in zip(astuple(vectors_fewer[name]), astuple(vectors[name]), strict=True):
+            assert np.array_equal(one, other, equal_nan=True)
 
 
 def test_a_policy_with_less_budget_refuses_the_study(tmp_path: Path) -> None:
