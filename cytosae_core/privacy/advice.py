@@ -1,9 +1,7 @@
 """Before a study starts: from how many patients on does a private mechanism beat doing nothing?
 
-The mechanism is one pair of Gaussian releases on what a frozen public dictionary leaves unexplained (second moment,
-then third moment in its subspace), as it was measured on synthetic data with known concepts and on real tokens before
-this project had code for it (docs/privacy.md says where, and what was not measured). It is not built yet: these
-numbers say whether it would be worth it.
+The mechanism is one pair of Gaussian releases on what a frozen public dictionary leaves unexplained (moments.py). The
+rule comes from runs on synthetic data with known concepts and on real tokens; docs/privacy.md has this project's own.
 
     s   noise multiplier of each of the two releases            accountant.noise_for
     N   >= max(500, 330 s sqrt(d / 128)) patients               central noise (under secure aggregation)

@@ -15,6 +15,7 @@ from scipy.stats import rankdata
 
 from .agreement import SE_FLOOR, Moments, rank_correlation, verdict_table
 from .evidence import Evidence, Json, rounded
+from .folds import Folds
 from .heterogeneity import disattenuated, spearman_brown
 
 Array = NDArray[Any]
@@ -31,12 +32,14 @@ class Agreement:
         pairs: (a, b) places of sites.
         meaning: `real`, `shuffled`, `init`, `random` -> correlation per pair, with the number of entries.
         others: the same -> correlation of every site with the mean of the others, [sites].
+        replication: `init`, `random` -> mean share of meanings that held at a site left out, as for `final`.
         holds_shuffled: concepts that would hold with shuffled labels.
     """
 
     pairs: list[tuple[int, int]]
     meaning: dict[str, tuple[Floats, Array]] = field(default_factory=dict)
     others: dict[str, Floats] = field(default_factory=dict)
+    replication: dict[str, float | None] = field(default_factory=dict)
     holds_shuffled: int = 0
 
 
@@ -56,11 +59,13 @@ def measure_agreement(e: Evidence) -> Agreement:
     found.others |= {"real": real.others.correlation(), "shuffled": null.others.correlation()}
     for which in ("init", "random"):
         if which in e.result.describe:
-            sums = _Sums(found.pairs)
+            sums, folds = _Sums(found.pairs), Folds(len(e.sites), e.n)
             stacks = e.stack(which, "auroc"), e.stack(which, "auroc_se")
             for start, stop in e.spans():
                 effects, errors = stacks[0].rows(start, stop) - 0.5, stacks[1].rows(start, stop)
                 sums.add(effects, effects, errors)
+                folds.add(start, effects)
+            found.replication[which] = folds.mean_share()
             found.meaning[which] = sums.of_pairs()
             found.others[which] = sums.others.correlation()
     return found

@@ -164,7 +164,10 @@ def _controls(e: Evidence, found: Agreement, replication: Mapping[str, Any], nam
     known: dict[str, Callable[[], list[tuple[str, float | None]]]] = {
         "transfer": lambda: [*_probes(e, ("same site", "raw embeddings", "shuffled labels", "colour histogram"))],
         "transfer_gain": lambda: [],
-        "replication": lambda: [("shuffled labels", mean_of([item["null"] for item in replication.values()]))],
+        "replication": lambda: [
+            ("shuffled labels", mean_of([item["null"] for item in replication.values()])),
+            *(() if e.study.plan.concepts else _named_controls(found.replication)),
+        ],
         "agreement": lambda: _others(found),
         "fvu": lambda: _fvus(e),
         "site_readable": lambda: [("two halves of one site", _halves(e)), ("chance", 0.5)],
@@ -186,18 +189,22 @@ def _probes(e: Evidence, names: tuple[str, ...]) -> list[tuple[str, float | None
     return out
 
 
+CONTROLS = {
+    "shuffled": "shuffled labels",
+    "init": "dictionary before training",
+    "random": "random dictionary",
+}
+
+
+def _named_controls(values: Mapping[str, float | None]) -> list[tuple[str, float | None]]:
+    return [(label, values[key]) for key, label in CONTROLS.items() if key in values]
+
+
 def _others(found: Agreement) -> list[tuple[str, float | None]]:
-    names = {
-        "shuffled": "shuffled labels",
-        "init": "dictionary before training",
-        "random": "random dictionary",
-    }
-    out = []
-    for key, label in names.items():
-        if key in found.others:
-            known = found.others[key][~np.isnan(found.others[key])]
-            out.append((label, float(known.mean()) if len(known) else None))
-    return out
+    known = {key: found.others[key][~np.isnan(found.others[key])] for key in CONTROLS if key in found.others}
+    return _named_controls(
+        {key: float(values.mean()) if len(values) else None for key, values in known.items()}
+    )
 
 
 def _fvus(e: Evidence) -> list[tuple[str, float | None]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from .figures_concepts import strip
 from .figures_data import FAIL, OPEN, PASS, Concepts, concept_sites, gate_word, state_word
 from .page import Gap, TableCell, absent, facts, known, tag, words
+from .states import SITE_SHARE
 from .text import (
     Json,
     chance,
@@ -98,7 +99,9 @@ def _numbers(concepts: Concepts, place: int) -> list[tuple[str, TableCell]]:
     return [
         ("New site agrees", known(chance(value["probability_new_site"]), "fewer than 3 sites")),
         ("Sites differ by", known(spread, "fewer than 3 sites")),
+        ("Many tests at once", known(_pair("q", value["q"]), "fewer than 3 sites")),
         ("Found again", _recurrence(value)),
+        ("Between hospitals", _between(value)),
         ("Hospital told", _beside(value["site_accuracy"], value["site_null"], "two halves of one site")),
         ("Light, focus, size", _confound(concepts, place)),
         ("Cell size removed", known(_pair("AUROC", value["adjusted"]), "only for kinds of cells")),
@@ -111,9 +114,9 @@ def _numbers(concepts: Concepts, place: int) -> list[tuple[str, TableCell]]:
 
 
 _NAMES = (
-    "probability_new_site", "i2", "tau2", "recurrence", "recurrence_sites", "recurrence_init", "recurrence_null",
-    "site_accuracy", "site_null", "adjusted", "ablation", "ablation_rank", "replicated", "firing_rate",
-    "review_raters", "review_agreement",
+    "probability_new_site", "i2", "tau2", "q", "recurrence", "recurrence_sites", "recurrence_init", "recurrence_null",
+    "site_share", "site_share_null", "site_accuracy", "site_null", "adjusted", "ablation", "ablation_rank",
+    "replicated", "firing_rate", "review_raters", "review_agreement",
 )  # fmt: skip
 
 
@@ -126,6 +129,17 @@ def _experts(concepts: Concepts, place: int, value: Json) -> TableCell:
 
 def _pair(name: str, value: float | None) -> str:
     return "" if value is None else f"{name} {precise(value)}"
+
+
+def _between(value: Json) -> TableCell:
+    """The number that the check "not the hospital" looks at."""
+    share, null = value["site_share"], value["site_share_null"]
+    if share is None or null is None:
+        return Gap("too few sites released what it needs")
+    return (
+        f"{percent(max(share, 0.0))} of its spread within a kind of cell (hospitals exchanged: "
+        f"{percent(max(null, 0.0))}; limit {percent(SITE_SHARE)})"
+    )
 
 
 def _beside(value: float | None, control: float | None, name: str) -> TableCell:

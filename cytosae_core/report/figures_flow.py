@@ -40,7 +40,8 @@ HOW = (
 class Flow:
     """One site's stages: images listed, stored, inside the classes; units; None where a number is withheld.
 
-    `shown`: images in those classes that were released, a lower bound of `inside`.
+    `inside` is a sum of rounded numbers, drawn as no more than `stored`. `shown`: images in those classes that were
+    released, a lower bound of `inside`.
     """
 
     site: str
@@ -67,10 +68,12 @@ def flows(report: Json) -> list[Flow]:
         site, part = mapping(given), mapping(missing.get(name))
         classes = [number(count) for count in mapping(site.get("classes")).values()]
         shown = [count for count in classes if count is not None]
-        whole_ = sum(shown) if classes and len(shown) == len(classes) else None
+        stored = number(site.get("images"))
+        most = stored if stored is not None else float("inf")
+        least = min(sum(shown), most) if shown else None
         flow = Flow(
             clean(name), unit_word(site.get("unit")), number(part.get("listed")), number(part.get("unreadable")),
-            number(site.get("images")), whole_, sum(shown) if shown else None, number(site.get("train_units")),
+            stored, least if len(shown) == len(classes) else None, least, number(site.get("train_units")),
             number(site.get("test_units")),
         )  # fmt: skip
         if any(value is not None for value in (*flow.images, flow.train)):

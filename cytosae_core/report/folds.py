@@ -3,7 +3,7 @@
 A meaning is a concept and a target. Chosen: more than `EFFECT` from .5 with one sign at every other site that can
 say, of which there are at least two (hospitals do not all have the same kinds of cells). Held: the same sign and more
 than `REPLICATED` at the site left out, which can say. Null: the same choice, and the site left out with its labels
-shuffled.
+shuffled. Dictionaries that serve as controls are counted in the same way.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Folds:
         self.pairs, self.held, self.null_pairs, self.null_held = (np.zeros(sites, np.int64) for _ in range(4))
         self._tried, self._kept = np.zeros(n, np.int64), np.zeros(n, np.int64)
 
-    def add(self, start: int, effects: Array, shuffled: Array) -> None:
+    def add(self, start: int, effects: Array, shuffled: Array | None = None) -> None:
         """One block of effects and of those with shuffled labels, [sites, rows, t], rows from `start` on."""
         if len(effects) < 2:
             return
@@ -53,15 +53,21 @@ class Folds:
             sign -= enough & (below - down[site] == others)
             chosen = (sign != 0) & known[site]
             held = chosen & _same(sign, effects[site])
-            null = (sign != 0) & ~np.isnan(shuffled[site])
             rows = slice(start, start + effects.shape[1])
             listed = self._listed[rows][:, None]
             self.pairs[site] += int((listed & chosen).sum())
             self.held[site] += int((listed & held).sum())
-            self.null_pairs[site] += int((listed & null).sum())
-            self.null_held[site] += int((listed & null & _same(sign, shuffled[site])).sum())
+            if shuffled is not None:
+                null = listed & (sign != 0) & ~np.isnan(shuffled[site])
+                self.null_pairs[site] += int(null.sum())
+                self.null_held[site] += int((null & _same(sign, shuffled[site])).sum())
             self._tried[rows] += chosen.sum(axis=1)
             self._kept[rows] += held.sum(axis=1)
+
+    def mean_share(self) -> float | None:
+        """Mean over sites left out of the share that held; None where no site has any choice."""
+        known = self.pairs > 0
+        return float((self.held[known] / self.pairs[known]).mean()) if known.any() else None
 
     def share(self) -> Array:
         """Per concept: share of its choices, over all sites left out, that held; NaN when it was never chosen."""

@@ -18,6 +18,7 @@ class Gap:
 
 
 TableCell = str | Gap
+KINDS_OF_GAPS = ("suppressed: ", "not estimable: ")
 MANY_COLUMNS = 6  # tables with more scroll by themselves on narrow screens
 _NUMBERED = re.compile(r"R\d{1,2}")
 
@@ -36,9 +37,16 @@ def words(name: str, value: object, /, **attributes: object) -> str:
     return tag(name, escape(value), **attributes)
 
 
+def gap_text(reason: object) -> str:
+    """The reason of a gap, after the kind of gap: not assessed, unless the reason names another kind itself."""
+    said = clean(reason)
+    return said if said.startswith(KINDS_OF_GAPS) else f"not assessed: {said}"
+
+
 def absent(reason: object) -> str:
     """What stands in place of a part that has no numbers."""
-    return words("p", f"Not assessed: {clean(reason)}.", class_="na")
+    said = gap_text(reason)
+    return words("p", f"{said[0].upper()}{said[1:]}.", class_="na")
 
 
 def bullets(items: Sequence[str], kind: str = "ul") -> str:
@@ -136,7 +144,7 @@ def facts(items: Sequence[tuple[str, TableCell]]) -> str:
     """Names and values, one line each."""
     parts = []
     for name, value in items:
-        shown = f"not assessed: {value.reason}" if isinstance(value, Gap) else value
+        shown = gap_text(value.reason) if isinstance(value, Gap) else value
         parts.append(words("dt", name) + words("dd", shown))
     return tag("dl", "".join(parts), class_="facts")
 

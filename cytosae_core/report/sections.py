@@ -92,7 +92,9 @@ def _checks(report: Json) -> str:
         return tag("div", words("h3", "Checks") + absent("the report holds no checks of concepts"))
     made = table(("Check", "Pass", "Fail", "Not assessed"), rows, "What concepts were checked for", right=1)
     note = (
-        "A concept rises only as far as the checks that were made allow; a check that was not made stops it."
+        "A concept rises only as far as the checks that were made allow; a check that was not made stops it. “Same "
+        "side everywhere” and “expected at a new site” also ask that q, its p-value corrected for testing many "
+        "concepts, lies below the agreed false discovery rate (R12)."
     )
     return tag("div", made + words("p", note, class_="small"))
 

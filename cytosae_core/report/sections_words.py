@@ -139,7 +139,7 @@ ENGLISH = Words(
     ),
     limits={
         "simulated": "The sites were simulated on one computer: nothing here is evidence about patients.",
-        "few": "{sites} hospitals took part; the plan asks for {least} before a conclusion.",
+        "few": "Only {sites} hospitals could be compared; the plan asks for {least} before a conclusion.",
         "units": "Patients could not be told apart everywhere: the uncertainty may be larger than shown.",
         "deviations": "Deviations from the signed plan: {count} (report, section R19).",
         "drift": "Images from {sites} differ from the others beyond the agreed limit (R13).",
@@ -268,7 +268,7 @@ JAPANESE = Words(
     ),
     limits={
         "simulated": "参加施設は1台の計算機上で模擬したものです。患者に関する根拠にはなりません。",
-        "few": "参加は{sites}施設です。計画では、結論に{least}施設以上を必要としています。",
+        "few": "比較できたのは{sites}施設です。計画では、結論に{least}施設以上を必要としています。",
         "units": "一部では患者を区別できず、実際の不確かさは表示より大きい可能性があります。",
         "deviations": "署名済みの計画からの逸脱が {count}件あります（報告書 R19）。",
         "drift": "{sites} の画像は、他施設との差が事前に定めた限度を超えています（R13）。",

@@ -121,8 +121,10 @@ def _held(report: Json, reported: int) -> str:
     counts, total = verdict_counts(report), concept_count(report)
     if counts.get("too few patients", 0) == total:
         return NOBODY
+    shuffled = report["agreement"]["holds_shuffled"]
     return (
-        f"At {reported} sites, {counts['holds']:,} of {total:,} concepts held everywhere. {_climbed(report)}"
+        f"{reported} sites reported. {counts['holds']:,} of {total:,} concepts held at every site that could say "
+        f"({shuffled:,} with shuffled labels). {_climbed(report)}"
     )
 
 
@@ -172,7 +174,7 @@ def limits(report: Json) -> list[str]:
     if held is not None and as_good:
         lines.append(
             f"Meanings hold at a site left out no more often ({held:.0%}) than those of {' or '.join(as_good)}: "
-            "that they hold is owed to the vision model, not to training."
+            "that they hold is not owed to the dictionary's training."
         )
     if report["study"]["profile"] == "masked":
         lines.append(

@@ -49,6 +49,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise StudyError(f"Expected a report at {path}.") from error
     except CytosaeError as error:
         raise StudyError(f"Expected JSON in {path}: {error}") from error
+    study = report.get("study") if isinstance(report, dict) else None
+    if isinstance(study, dict) and study.get("kind") == "compare":
+        raise StudyError(
+            f"Expected a study's report.json, {path} compares statistics of data sets.",
+            hint="It has no verdict and no conditions; read report.html beside it.",
+        )
     if found := problems(report):
         raise StudyError(
             f"Expected a study's report.json in {path}: {found[0]}.", hint="Make it again with this release."

@@ -8,9 +8,12 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cytosae_core.processes import alive
+
+if TYPE_CHECKING:
+    from cytosae_core.config import StudyConfig
 
 STOP_S = 60.0
 
@@ -108,6 +111,7 @@ def _invite(options: argparse.Namespace) -> int:
     from cytosae_server.enrolment import Enrolments
 
     held = Enrolments(options.folder)
+    _needs_start(options.folder, held.study)
     kept = held.net / "endpoint"
     endpoint = options.endpoint or (kept.read_text().strip() if kept.exists() else "")
     if not endpoint:
@@ -129,6 +133,22 @@ def _invite(options: argparse.Namespace) -> int:
     print(f"{path}: send it to {options.site}. It is good for {options.days} days and one site.")
     print(f"Fingerprint of the study, to read out by phone: {shown}")
     return 0
+
+
+def _needs_start(folder: Path, study: StudyConfig) -> None:
+    """Raises StudyError where the protocol names a start file and the folder has none, or another one."""
+    from cytosae_core.errors import StudyError
+    from cytosae_core.sae.checkpoint import load_checkpoint
+
+    if study.kind == "train" and study.dictionary.init == "random":
+        return
+    try:
+        load_checkpoint(folder / "start", sha256=study.dictionary.digest)
+    except StudyError as error:
+        raise StudyError(
+            f"Expected the protocol's start file as start.safetensors and start.json in {folder}: {error.args[0]}",
+            hint="Copy both files there, before the first invite: sites fetch them, and invites name the digest.",
+        ) from error
 
 
 def _confirm(options: argparse.Namespace) -> int:
@@ -157,6 +177,7 @@ def _confirm(options: argparse.Namespace) -> int:
 def _start(options: argparse.Namespace) -> int:
     from cytosae_core.errors import StudyError
     from cytosae_server.runner import Listen, Runner
+    from cytosae_server.study import read_protocol
 
     host, _, port = options.listen.rpartition(":")
     kept = options.folder / "net" / "endpoint"
@@ -164,6 +185,7 @@ def _start(options: argparse.Namespace) -> int:
         raise StudyError(
             "Expected --listen HOST:PORT, and an invite before.", hint="cytosae study invite SITE OUT"
         )
+    _needs_start(options.folder, read_protocol(options.folder / "study.yaml"))
     name = kept.read_text().strip().rpartition(":")[0]
 
     def say(text: str) -> None:
@@ -196,9 +218,12 @@ def _status(options: argparse.Namespace) -> int:
 
     held, state = Enrolments(options.folder), _state(options.folder)
     rounds = sorted((options.folder / "run" / "rounds").glob("*.json"))
+    ended = (
+        "complete" if (options.folder / "report.json").exists() else "stopped" if rounds else "not started"
+    )
     facts = {
         "study": held.study.name, "sites": held.states(), "online": state.get("online", []),
-        "run": state.get("status", "not started"), "rounds_done": max(0, len(rounds) - 1),
+        "run": state.get("status", ended), "rounds_done": max(0, len(rounds) - 1),
         "rounds": held.study.training.rounds if held.study.kind == "train" else 0,
         "report": (options.folder / "report.json").exists(), "programs": state.get("children", {}),
     }  # fmt: skip

@@ -70,6 +70,17 @@ def test_meanings_are_chosen_without_the_held_out_site() -> None:
     assert folds.null_held.sum() == 0 < folds.null_pairs.sum()
 
 
+def test_a_control_dictionary_is_counted_by_the_same_rule_without_a_null() -> None:
+    effects = table([0.3, 0.3, 0.3, 0.3], [0.3, 0.3, 0.3, 0.0], [0.0, 0.3, 0.3, 0.3], [0.3, 0.3, 0.3, np.nan])
+    folds, plain = Folds(4, 4), Folds(4, 4)
+    folds.add(0, effects, np.zeros_like(effects))
+    plain.add(0, effects)
+    assert (plain.pairs == folds.pairs).all() and (plain.held == folds.held).all()
+    assert plain.null_pairs.sum() == 0
+    assert plain.mean_share() == pytest.approx(np.mean(folds.held / folds.pairs))
+    assert Folds(4, 4).mean_share() is None
+
+
 def test_one_other_site_chooses_nothing_where_there_are_more() -> None:
     effects = table([0.3, 0.3, np.nan])
     folds = Folds(3, 1)

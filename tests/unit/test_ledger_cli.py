@@ -49,7 +49,9 @@ def run(*words: str) -> int:
     return cli.main(["site", "ledger", *words])
 
 
-def test_the_table_shows_every_release_and_what_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_shows_every_release_and_what_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     home(tmp_path)
     assert run("--home", str(tmp_path)) == 0
     text = capsys.readouterr().out

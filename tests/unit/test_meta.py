@@ -40,6 +40,10 @@ def test_bcg_equals_metafor() -> None:
     assert (fit.tau2, fit.mean) == pytest.approx((0.3132, -0.7145), abs=1e-4)
     assert (100 * fit.i2, fit.h2) == pytest.approx((92.22, 12.86), abs=0.01)
     assert 100 * fit.i2_q == pytest.approx(92.12, abs=0.01)
+    # rma(yi, vi, test="knha")
+    assert (fit.variance**0.5, fit.low, fit.high) == pytest.approx((0.1808, -1.1084, -0.3206), abs=1e-4)
+    p = random_effects_table(y[None], v[None]).p[0]
+    assert (fit.mean / fit.variance**0.5, p) == pytest.approx((-3.9522, 0.0019), abs=1e-4)
 
 
 def test_the_verifiers_own_reml_equals_metafor() -> None:

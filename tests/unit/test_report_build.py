@@ -26,6 +26,7 @@ from cytosae_core.report.schema import problems, schema
 from cytosae_core.report.stacks import Stack
 from cytosae_core.report.table_csv import COLUMNS, plain, write_csv
 from cytosae_core.report.text_json import report_bytes
+from cytosae_core.report.words import limits
 from cytosae_core.tensors import pack_tensors
 from cytosae_server.study import write_report
 
@@ -139,6 +140,29 @@ def test_planted_concepts_hold_and_noise_does_not(report: Json) -> None:
 
 
 # Sites and order
+
+
+def test_the_primary_number_stands_beside_other_dictionaries(report: Json) -> None:
+    """How many meanings hold at a site left out is told for shuffled labels, the start and random rows as well."""
+    part = next(item for item in report["headlines"] if item["id"] == "replication")
+    beside = {item["name"]: item["value"] for item in part["controls"]}
+    assert list(beside) == ["shuffled labels", "dictionary before training", "random dictionary"]
+    assert all(value is None or 0 <= value <= 1 for value in beside.values())
+    listed = [item for item in report["controls"] if item["beside"] == "replication"]
+    assert len(listed) == 3 and all(item["sentence"] for item in listed)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("random dictionary", "a random dictionary (100%)"), ("dictionary before training", "before")],
+)
+def test_a_control_that_does_as_well_is_a_limit(report: Json, name: str, said: str) -> None:
+    assert not [line for line in limits(report) if "not owed to the dictionary" in line]
+    changed = json.loads(json.dumps(report))
+    part = next(item for item in changed["headlines"] if item["id"] == "replication")
+    next(item for item in part["controls"] if item["name"] == name)["value"] = 1.0
+    found = [line for line in limits(changed) if "not owed to the dictionary" in line]
+    assert len(found) == 1 and said in found[0]
 
 
 def test_the_order_of_sites_does_not_matter(made: tuple[StudyConfig, StudyResult], report: Json) -> None:

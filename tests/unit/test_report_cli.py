@@ -116,3 +116,13 @@ def test_diff_names_what_changed(report: Json, tmp_path: Path, capsys: pytest.Ca
 
 def test_diff_of_a_report_with_itself_is_empty(report: Json) -> None:
     assert diff(report, json.loads(json.dumps(report))) == []
+
+
+def test_a_comparison_of_statistics_is_named_as_what_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps({"study": {"kind": "compare"}}))
+    assert main(["audit", "report", "check", str(path), "--require", "verdict=generalises"]) == 2
+    assert main(["audit", "report", "diff", str(path), str(path)]) == 2
+    assert "compares statistics of data sets" in capsys.readouterr().err

@@ -210,6 +210,8 @@ def test_a_card_names_every_check_also_those_not_made(report: Json) -> None:
     card = next(text for text in page.split("<article")[1:] if ">c0097<" in text).split("</article>")[0]
     seen = Page(f"<article{card}</article>").text
     assert "not the hospital: FAILS" in seen and "enough sites: passes" in seen
+    assert "of its spread within a kind of cell" in seen and "limit 12 %" in seen  # what that check looks at
+    assert "Many tests at once q " in " ".join(seen.split())
     assert "not assessed: named by experts" in seen and "no expert looked at it" in seen
     for name in report["concepts"]["gates"]:
         assert gate_word(name) in seen

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from cytosae_core.errors import StudyError
-from cytosae_core.sae.checkpoint import save_checkpoint
+from cytosae_core.invite import read_invite
+from cytosae_core.sae.checkpoint import load_checkpoint, save_checkpoint
 from cytosae_local import study_new
 from cytosae_local.cli import main
 from cytosae_local.study_new import collect
@@ -84,6 +85,30 @@ def test_a_start_file_sets_rows_and_digest(tmp_path: Path) -> None:
     assert new(str(tmp_path / "v"), *BASE, "--kind", "validate", "--start", str(tmp_path / "trained")) == 0
     made = read_protocol(tmp_path / "v" / "study.yaml")
     assert (made.profile, made.dictionary.k, made.dictionary.init) == ("evaluate_only", 3, "file")
+    assert load_checkpoint(tmp_path / "v" / "start").sha256 == digest  # where invites and `study start` look
+
+
+def test_the_start_file_goes_along_and_no_invite_is_written_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sites elsewhere fetch the start file from the study's folder; an invite names its digest."""
+    table = np.eye(20, 384, dtype=np.float32)
+    for name, scale in (("start", 1), ("other", 2)):
+        save_checkpoint(tmp_path / name, {"centroids": scale * table}, {"encoder": "e" * 64})
+    out, start = tmp_path / "out", ["--start", str(tmp_path / "start")]
+    assert new(str(out), *BASE, *start) == 0
+    assert "study invite a" in capsys.readouterr().out
+    assert sorted(os.listdir(out)) == ["start.json", "start.safetensors", "study.yaml"]
+    file, digest = tmp_path / "a.json", load_checkpoint(out / "start").sha256
+    invite = ["study", "invite", "a", str(out), "--endpoint", "localhost:8443", "--to", str(file)]
+    assert main(invite) == 0 and read_invite(file.read_bytes()).start_sha256 == digest
+    (out / "start.json").rename(tmp_path / "away.json")
+    assert main(invite) == 1 and "start.safetensors and start.json" in capsys.readouterr().err
+    assert main(["study", "start", str(out)]) == 1 and "start file" in capsys.readouterr().err
+    taken = tmp_path / "taken"
+    save_checkpoint(taken / "start", {"centroids": 2 * table}, {"encoder": "e" * 64})
+    assert new(str(taken), *BASE, *start) == 1 and "no other start file" in capsys.readouterr().err
+    assert not (taken / "study.yaml").exists()
 
 
 def test_answers_from_a_file_and_stages(tmp_path: Path) -> None:
