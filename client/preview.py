@@ -20,6 +20,7 @@ from cytosae_core.policy import demand, tightened
 from cytosae_core.sae.first import first_dictionary
 from cytosae_core.sae.scale import TokenScale
 
+from . import private
 from .approval import describe_outgoing
 from .events import Events
 from .facts import site_facts
@@ -43,9 +44,9 @@ class Preview:
         """The dry round as JSON values; `stopped` names the first step that the door stopped, else None."""
         with tempfile.TemporaryDirectory() as folder:
             site = replace(self.site, state=Path(folder))
-            (site.state / self.study.digest[:16]).mkdir()
-            policy = tightened(site.policy, self.study)
-            steps = Steps(site, self.study, policy, Events(lambda event: None))
+            (site.state / self._shown.digest[:16]).mkdir()
+            policy = tightened(site.policy, self._shown)
+            steps = Steps(site, self._shown, policy, Events(lambda event: None))
             messages: list[Json] = []
             stopped: Json | None = None
             kinds = self._kinds(steps)
@@ -80,7 +81,30 @@ class Preview:
             "stopped": stopped,
         }
 
+    @property
+    def _shown(self) -> StudyConfig:
+        """The study, whose sums are shown here as they are before the masks: those would hide them here as well."""
+        return replace(self.study, privacy=replace(self.study.privacy, secure_aggregation=False))
+
+    def _private_kinds(self, steps: Steps) -> list[tuple[str, Callable[[], Answer]]]:
+        """Under `dp`. Noise is drawn and thrown away; the ledger is not asked. The third moment needs all sites."""
+        kinds: list[tuple[str, Callable[[], Answer]]] = [("hello", lambda: private.hello(steps, {}, {}))]
+        if not self.start:
+            return kinds
+        if self.study.kind == "train":
+            kinds.append(("second", lambda: private.second(steps, self._public(), {"round": 0})))
+        return [*kinds, ("describe", lambda: private.describe(steps, self._public(), {"round": 0}))]
+
+    def _public(self) -> dict[str, Array]:
+        """The start file's dictionary with room for rows that may be added."""
+        rows = np.zeros((self.study.dictionary.n, self.study.encoder.d), np.float32)
+        given = self.start["dictionary"]
+        rows[: len(given)] = given
+        return {**self.start, "dictionary": rows}
+
     def _kinds(self, steps: Steps) -> list[tuple[str, Callable[[], Answer]]]:
+        if self.study.profile == "dp":
+            return self._private_kinds(steps)
         kinds: list[tuple[str, Callable[[], Answer]]] = [("hello", lambda: steps.hello({}, {}))]
         if self.study.kind == "train":
             kinds.append(("moments", lambda: steps.moments({}, {})))
@@ -103,7 +127,9 @@ class Preview:
             "request_sha256": "0" * 64,
         }
         facts = site_facts(self.site) if kind == "hello" else {}
-        outgoing = inspect(context, answer.releases, facts, steps.policy, self.study.dims, answer.leakage)
+        outgoing = inspect(
+            context, answer.releases, facts, steps.policy, self.study.dims, answer.leakage, answer.private
+        )
         return describe_outgoing(outgoing)
 
     def _tensors(self, steps: Steps) -> dict[str, Array]:

@@ -13,6 +13,7 @@ import pytest
 
 from cytosae_client import private
 from cytosae_client.events import Events
+from cytosae_client.preview import Preview
 from cytosae_client.site import Site
 from cytosae_client.steps import Steps
 from cytosae_core.config import DictionaryConfig, RoundsConfig, StatisticsConfig, StudyConfig
@@ -191,3 +192,20 @@ def test_a_rolled_back_ledger_stops_the_site(tmp_path: Path) -> None:
 def test_promises_that_cannot_be_kept_are_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(StudyError, match=says):
         private_study(**changes)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_dry_round_shows_noised_numbers_and_charges_nothing(tmp_path: Path, secure: bool) -> None:
+    made = federation(tmp_path, replace(TRAIN, secure_aggregation=secure))
+    site = made.sites["site-0"]
+    shown = Preview(site, made.study, start()).run()
+    assert shown["stopped"] is None
+    assert [message["kind"] for message in shown["messages"]] == ["hello", "second", "describe"]
+    assert made.sessions["site-0"]._budget._privacy.summary()["releases"] == []  # type: ignore[union-attr]
+    assert not list(site.state.glob("*/release-*"))
+
+
+def test_a_dry_round_of_a_site_with_too_few_patients_says_so(tmp_path: Path) -> None:
+    made = federation(tmp_path, replace(TERMS, patients=31))
+    shown = Preview(made.sites["site-0"], made.study, start()).run()
+    assert shown["stopped"]["kind"] == "describe" and "privacy.patients=31" in shown["stopped"]["why"]
