@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from cytosae_core.policy import load_signed, tightened
 from cytosae_server.enrolment import Enrolments
 from cytosae_server.front import front
 from cytosae_server.study import write_study_folder
+from tests.integration.test_private_study import TERMS, TRAIN, private_study
 
 STUDY = StudyConfig(name="enrolling", sites=("alder", "birch", "cedar"))
 Json = dict[str, Any]
@@ -120,6 +122,20 @@ def test_the_default_policy_is_signed_and_lets_the_study_run(held: Enrolments, t
     policy = load_signed(home.folder / "site-policy.yaml", home.agent)
     assert policy.approval == "always" and policy.site == "alder" and policy.min_units >= 11
     assert tightened(policy, STUDY).profile == STUDY.profile
+
+
+@pytest.mark.parametrize("profile", ["validate", "train"])
+def test_the_policy_of_a_private_study_holds_its_promise_and_no_more(tmp_path: Path, profile: str) -> None:
+    terms = TRAIN if profile == "train" else TERMS
+    study = private_study(replace(terms, delta=1e-5))
+    key = SigningKey.load_or_create(tmp_path / "out" / "study.key")
+    write_study_folder(tmp_path / "out", study, {}, {}, key.public_hex)
+    home = join(Enrolments(tmp_path / "out").invite("site-0", "study.example.org:8443"), tmp_path / "home")
+    policy = load_signed(home.folder / "site-policy.yaml", home.agent)
+    assert (policy.profile, policy.epsilon_total, policy.delta_max) == ("dp", "8.0", "0.00001")
+    assert tightened(policy, study).profile == "dp"
+    with pytest.raises(StudyError, match="epsilon_total"):
+        tightened(policy, private_study(replace(terms, delta=1e-5, epsilon=9.0)))
 
 
 def changed(data: bytes, **values: Any) -> bytes:
