@@ -62,6 +62,8 @@ class Site:
         label_map: version and digest of the map that gave the labels; empty when there is none.
         listed: images in the site's table, readable or not; None when nobody counted them.
         ratings: what this site's experts said of a dictionary's concepts.
+        draws: secret that the drawing of tokens depends on, so that nobody who knows all other patients can draw the same
+            again; empty in simulations, which must give the same numbers in any folder.
         ledger: folder of the ledger that all of the site's studies share; None: one in `state`.
         unread_units: units with at least one listed image that could not be read.
     """
@@ -84,6 +86,7 @@ class Site:
     unread_units: int = 0
     ratings: Ratings | None = None
     ledger: Path | None = None
+    draws: bytes = b""
 
     @property
     def ledger_folder(self) -> Path:
@@ -95,6 +98,8 @@ class Site:
         """A site from its cohort and token store; key and state live in `home`."""
         images = [cohort.images[index] for index in store.image_index]
         stored = set(store.image_index.tolist())
+        key = SigningKey.load_or_create(home / "site.key")
+        secret = b"" if facts.get("simulation") else hashlib.sha256(key.sign("token-draws", b"")).digest()
         unread = {image.unit for image in cohort.images if image.index not in stored}
         return cls(
             name=cohort.name,
@@ -104,13 +109,14 @@ class Site:
             attributes=[image.attributes for image in images],
             unit=cohort.unit,
             policy=policy,
-            key=SigningKey.load_or_create(home / "site.key"),
+            key=key,
             state=home / "state",
             acquisition=cohort.acquisition,
             label_map=cohort.label_map,
             listed=len(cohort.images),
             unread_units=len(unread),
             ratings=cohort.ratings,
+            draws=secret,
             **facts,
         )
 
@@ -192,9 +198,9 @@ class StudyData:
     def random_tokens(self, images: Array, count: int, purpose: str) -> tuple[Array, Array]:
         """`count` tokens [count, d] drawn with replacement from `images`, and each one's position in `images`.
 
-        The draw depends on study seed, site and purpose only, so that a repeated round gives the same bytes.
+        The draw depends on study seed, site, its secret and purpose only, so that a repeated round gives the same bytes.
         """
-        text = f"{self.study.seed}|{self.site.name}|{purpose}".encode()
+        text = self.site.draws + f"{self.study.seed}|{self.site.name}|{purpose}".encode()
         rng = np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8], "big"))
         position = rng.integers(len(images), size=count)
         token = rng.integers(TOKENS_PER_IMAGE, size=count)

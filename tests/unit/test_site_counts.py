@@ -48,3 +48,17 @@ def test_a_withheld_class_does_not_follow_from_the_others(tmp_path: Path, patien
 def test_many_images_of_few_patients_are_no_support(tmp_path: Path) -> None:
     values, behind = data_of(tmp_path, [20, 20, 3], images=40).class_units(MASKED)
     assert values[2] == 3 and behind[2] == 0
+
+
+def test_tokens_are_drawn_by_a_secret_of_the_site_but_in_simulations(tmp_path: Path) -> None:
+    plain = make_site("site-0", tmp_path, MASKED, seed=0)
+    sites = [
+        plain,
+        replace(plain, draws=b"a" * 32),
+        replace(plain, draws=b"b" * 32),
+        replace(plain, draws=b"a" * 32),
+    ]
+    images = np.arange(plain.store.n_images)
+    drawn = [StudyData(site, study_config(3)).random_tokens(images, 50, "step 1")[0] for site in sites]
+    assert (drawn[1] == drawn[3]).all()
+    assert not (drawn[0] == drawn[1]).all() and not (drawn[1] == drawn[2]).all()
