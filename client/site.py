@@ -62,8 +62,8 @@ class Site:
         label_map: version and digest of the map that gave the labels; empty when there is none.
         listed: images in the site's table, readable or not; None when nobody counted them.
         ratings: what this site's experts said of a dictionary's concepts.
-        draws: secret that the drawing of tokens depends on, so that nobody who knows all other patients can draw the same
-            again; empty in simulations, which must give the same numbers in any folder.
+        draws: secret that the drawing of tokens depends on, so that nobody who knows all other patients can draw the
+            same again; empty in simulations, which must give the same numbers in any folder.
         ledger: folder of the ledger that all of the site's studies share; None: one in `state`.
         unread_units: units with at least one listed image that could not be read.
     """
@@ -198,7 +198,7 @@ class StudyData:
     def random_tokens(self, images: Array, count: int, purpose: str) -> tuple[Array, Array]:
         """`count` tokens [count, d] drawn with replacement from `images`, and each one's position in `images`.
 
-        The draw depends on study seed, site, its secret and purpose only, so that a repeated round gives the same bytes.
+        The draw depends on study seed, site, its secret and purpose only: a repeated round gives the same bytes.
         """
         text = self.site.draws + f"{self.study.seed}|{self.site.name}|{purpose}".encode()
         rng = np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8], "big"))
