@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,21 +68,24 @@ def second_moment(residuals: Floats) -> Floats:
     """
     rows = own_centred(residuals)
     moment = rows.T @ rows / len(rows)
-    upper = np.triu_indices(moment.shape[0])
-    return np.asarray(moment[upper] * _pair_weights(moment.shape[0]))
+    places, weights = _pairs(moment.shape[0])
+    return np.asarray(moment.ravel()[places] * weights)
 
 
-def _pair_weights(d: int) -> Floats:
+@lru_cache(maxsize=2)
+def _pairs(d: int) -> tuple[NDArray[np.int64], Floats]:
+    """Places of i <= j in a matrix [d, d], row by row, and the square root of the number of orders of each."""
     first, second = np.triu_indices(d)
-    return np.where(first == second, 1.0, math.sqrt(2.0))
+    return np.asarray(first * d + second), np.where(first == second, 1.0, math.sqrt(2.0))
 
 
 def symmetric(packed: Floats, d: int) -> Floats:
     """The matrix [d, d] of a vector that `second_moment` made, or of a sum of such."""
     if packed.shape != (second_size(d),):
         raise StudyError(f"Expected second moments of d={d}, got shape={packed.shape}.")
+    places, weights = _pairs(d)
     matrix = np.zeros((d, d))
-    matrix[np.triu_indices(d)] = packed / _pair_weights(d)
+    matrix.ravel()[places] = packed / weights
     return np.asarray(matrix + matrix.T - np.diag(np.diag(matrix)))
 
 
@@ -121,6 +125,7 @@ def _packed_third(y: Floats) -> Floats:
     return np.asarray(cube[places[:, 0], places[:, 1], places[:, 2]] * weights)
 
 
+@lru_cache(maxsize=2 * MAX_RANK)
 def _triples(r: int) -> tuple[NDArray[np.int64], Floats]:
     """Index triples i <= j <= k, and the square root of the number of orders of each."""
     i, j, k = np.indices((r, r, r)).reshape(3, -1)

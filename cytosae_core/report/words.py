@@ -207,6 +207,11 @@ def _seen(report: Json) -> list[str]:
             "The dictionary saw unlabelled images of every site, the left-out one included; only labels were left "
             "out."
         )
+    else:
+        found.append(
+            "On which images the frozen dictionary was trained is not known here. If cells of these sites were among "
+            "them, the numbers are too good."
+        )
     return [
         *found,
         "Concepts were not registered in advance: their q-values are corrected for all concepts and classes, their "
