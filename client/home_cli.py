@@ -81,7 +81,11 @@ def _join(options: argparse.Namespace) -> int:
 
     from .join import join
 
-    if not options.invite.is_file() or options.invite.stat().st_size > MAX_BYTES:
+    if not options.invite.is_file():
+        raise SetupError(
+            f"Expected an invite file at {options.invite}.", hint="It comes from the study's coordinator."
+        )
+    if options.invite.stat().st_size > MAX_BYTES:
         raise SetupError(
             "Expected an invite file of at most 1 MB.", hint="It comes from the study's coordinator."
         )

@@ -122,7 +122,7 @@ class PlanConfig:
             "plan.concepts exactly when selection=listed": bool(self.concepts)
             == (self.selection == "listed"),
             "plan.support >= 2": self.support >= 2,
-            "plan.min_sites >= 3": self.min_sites >= 3,
+            "plan.min_sites >= 5": self.min_sites >= 5,
             "plan.fdr in 0 .. 0.5": 0 < self.fdr <= 0.5,
             "plan.stages in order poc, review, external": self._stages_in_order(),
             "plan.stages with different sites": all(len(set(s.sites)) == len(s.sites) for s in self.stages),

@@ -198,8 +198,8 @@ QUESTIONS: tuple[Question, ...] = (
         _same(11),
     ),
     Question(
-        "min_sites", "From how many sites may something be called generalising?", "At least 3; 5 is the usual floor.",
-        read.whole(3, 1_000_000), _same(5),
+        "min_sites", "From how many sites may something be called generalising?", "5 at least.",
+        read.whole(5, 1_000_000), _same(5),
     ),
     Question(
         "fdr", "False discovery rate over concepts and classes?", "A share: .05 is usual.", read.share, _same(0.05)

@@ -54,7 +54,7 @@ def test_every_endpoint_has_a_range_a_side_and_a_number_of_sites() -> None:
         {"selection": "listed", "concepts": ["concept 1"]},
         {"concepts": ["c0001"]},
         {"support": 1},
-        {"min_sites": 2},
+        {"min_sites": 4},
         {"fdr": 0.0},
         {"fdr": float("nan")},
         {"multiplicity": "bonferroni"},

@@ -75,7 +75,7 @@ def test_an_honest_report_comes_out_again_in_all_its_shades(honest: Files) -> No
     [
         ("no correction", 4, 48, {"multiplicity": "none"}),
         ("listed concepts", 4, 48, {"selection": "listed", "concepts": ("c0003", "c0007")}),
-        ("another rate", 5, 48, {"fdr": 0.4, "min_sites": 3}),
+        ("another rate", 5, 48, {"fdr": 0.4, "min_sites": 6}),
         ("too few concepts to rank", 4, 20, {}),
         ("few enough to rank among all", 4, 22, {}),
         ("two sites", 2, 24, {}),
