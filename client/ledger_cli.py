@@ -109,7 +109,14 @@ def draw(found: Mapping[str, Any] | None, path: Path) -> None:
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
     spent = [0.0, *(float(item["spent"]) for item in found["releases"])]
-    axes.step(range(len(spent) + 1), [*spent, spent[-1]], where="post", color="#1f5fa8", linewidth=2, label="charged")
+    axes.step(
+        range(len(spent) + 1),
+        [*spent, spent[-1]],
+        where="post",
+        color="#1f5fa8",
+        linewidth=2,
+        label="charged",
+    )
     axes.axhline(float(found["limit"]), color="#b3261e", linestyle="--", label="the policy's limit")
     axes.set_ylim(0, float(found["limit"]) * 1.15)
     axes.set_xlim(0, len(spent) - 0.4)
