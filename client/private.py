@@ -270,7 +270,8 @@ def _tables(steps: Steps, found: Noised) -> dict[str, Release]:
 def _quality(steps: Steps, found: Noised, sure: bool, place: int) -> Floats:
     """`config.QUALITY` from noised sums over patients: means per token times the tokens that were looked at."""
     out = dict.fromkeys(QUALITY, np.nan)
-    if sure and found.squares[1] > metrics.SURE * metrics.LARGEST_SQUARE * found.noise:
+    vague = metrics.LARGEST_SQUARE * found.noise > metrics.VAGUE * max(found.squares[1], 0.0)
+    if sure and not vague:
         tokens = steps.study.privacy.tokens_of_a_patient
         each = steps.study.encoder.d * tokens
         out |= {"sse": max(found.squares[place], 0.0) * each, "ss_global": found.squares[1] * each}

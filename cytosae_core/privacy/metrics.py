@@ -32,6 +32,8 @@ SQUARES = 4
 LARGEST_SQUARE = 2.0  # of a patient's means; tokens have size 1 on average
 # A side of an AUROC with fewer patients, by the noised count, or with a count within its own noise, is not told.
 FEWEST, SURE = 11, 3.0
+# Largest standard deviation, from noise alone, of a share of variance that is told.
+VAGUE = 0.1
 
 
 @dataclass(frozen=True)

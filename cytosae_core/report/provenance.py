@@ -307,6 +307,8 @@ def _smallest(report: Json) -> TableCell:
     least = number(mapping(report.get("study")).get("min_units"))
     if least is None:
         return Gap("not recorded")
+    if mapping(report.get("study")).get("profile") == "dp":
+        return "numbers that the noise drowns are withheld"
     return "no limit" if least <= 1 else f"numbers with {suppressed(report)} behind them are withheld"
 
 

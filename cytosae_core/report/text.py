@@ -168,7 +168,9 @@ def status(site: Json) -> str:
 
 
 def suppressed(report: Json) -> str:
-    """Why a cell is empty: too few patients, or nothing of this kind at the site."""
+    """Why a cell is empty: too few patients, or nothing of this kind at the site; under `dp`, noise."""
+    if mapping(report.get("study")).get("profile") == "dp":
+        return "not told, or lost in noise"
     least = number(mapping(report.get("study")).get("min_units"))
     if least is None or least <= 1:
         return "no such cells at this site"

@@ -16,11 +16,12 @@ from cytosae_client.events import Events
 from cytosae_client.preview import Preview
 from cytosae_client.site import Site
 from cytosae_client.steps import Steps
-from cytosae_core.config import DictionaryConfig, RoundsConfig, StatisticsConfig, StudyConfig
+from cytosae_core.config import QUALITY, DictionaryConfig, RoundsConfig, StatisticsConfig, StudyConfig
 from cytosae_core.errors import EgressError, StudyError
 from cytosae_core.plan import PlanConfig
 from cytosae_core.policy import SitePolicy
 from cytosae_core.privacy.accountant import exact_epsilon
+from cytosae_core.privacy.metrics import BINS, Noised
 from cytosae_core.privacy.moments import second_moment
 from cytosae_core.privacy.terms import PrivacyTerms
 from cytosae_core.report.build import build_report
@@ -78,6 +79,22 @@ def test_a_private_validation_gives_noised_statistics_and_a_report(tmp_path: Pat
     write_report(out, dict(report))
     page = (out / "report.html").read_text()
     assert "epsilon" in page and json.loads((out / "report.json").read_text())["study"]["profile"] == "dp"
+
+
+@pytest.mark.parametrize(("noise", "told"), [(1.4, True), (1.6, False)])
+def test_quality_is_told_only_where_noise_leaves_a_tenth_or_less(
+    tmp_path: Path, noise: float, told: bool
+) -> None:
+    made = federation(tmp_path)
+    steps = Steps(made.sites["site-0"], made.study, POLICY, Events(lambda event: None))
+    squares = np.array(
+        [6.0, 30.0, 7.0, 20.0]
+    )  # a tenth of 30 over the largest mean square, 2: noise up to 1.5
+    found = Noised(30.0, squares, np.zeros(2), np.zeros(3), np.zeros((3, 2, BINS)), noise)
+    quality = dict(zip(QUALITY, private._quality(steps, found, True, 0), strict=True))
+    assert np.isfinite(quality["sse"]) == told
+    if told:
+        assert quality["sse"] / quality["ss_global"] == pytest.approx(0.2)
 
 
 def test_a_repeated_question_gets_the_same_noise_and_is_charged_once(tmp_path: Path) -> None:
