@@ -80,7 +80,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["advice"]["central"] == pytest.approx(3015, abs=10) and facts["unit"] == "patient"
     assert main([*asked, "--patients", "2000"]) == 0
     text = capsys.readouterr().out
-    assert "profile evaluate_only" in text and "not part of this release" in text
+    assert "would not pay" in text and "frozen" in text and "kind: validate, profile: dp" in text
 
 
 def test_the_command_says_no(capsys: pytest.CaptureFixture[str]) -> None:
