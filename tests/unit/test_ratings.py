@@ -70,7 +70,7 @@ def test_links_and_other_encodings_are_refused(tmp_path: Path) -> None:
         read_ratings(tmp_path)
 
 
-@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.parametrize("policy", sorted(set(POLICIES) - {"dp"}))  # under dp no votes leave
 def test_fewer_than_three_raters_never_leave(policy: str) -> None:
     votes = np.zeros((4, len(REVIEW_TERMS)), np.float32)
     votes[0, 0], votes[1, :2], votes[2, 3] = 3, (1, 1), 12
