@@ -31,6 +31,7 @@ from cytosae_core.tensors import unpack_tensors
 
 from .coordinator import Coordinator
 from .loop import CANARY_TOLERANCE, StudyRun, Watch
+from .record import pinned_keys
 from .runfolder import ReplyTables, RunFolder
 from .stages import checked_report
 from .transport import Transport
@@ -110,7 +111,7 @@ def _pinned(folder: Path, study: StudyConfig, key: SigningKey) -> dict[str, str]
     )  # fmt: skip
     with closing(opened) as log:
         first = read_leaf(log.leaf(0), {key.public_hex[:16]: key.public_hex})
-    return dict(first.predicate["sites"])
+    return pinned_keys(run, first.predicate)
 
 
 def admission_protocol(finished: Finished, site: str) -> StudyConfig:

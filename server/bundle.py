@@ -13,7 +13,7 @@ from typing import Any
 
 from cytosae_core.audit.log import Log, Mirror, tile_files
 from cytosae_core.audit.note import origin_of, parse_checkpoint, split_note, unbase64
-from cytosae_core.audit.statement import COORDINATOR, Chain, Statement
+from cytosae_core.audit.statement import COORDINATOR, LISTS, Chain, Statement
 from cytosae_core.audit.verify.logs import cosigners_needed
 from cytosae_core.canonical import canonical_json, parse_json, sha256_hex
 from cytosae_core.config import StudyConfig, study_from_dict
@@ -25,6 +25,7 @@ from cytosae_core.tensors import load_tensors, pack_tensors, write_atomic
 
 from .deviations import FILE as DEVIATIONS
 from .deviations import Deviations
+from .record import pinned_keys
 
 URN = "urn:cytosae:bundle:v1"
 Files = dict[str, bytes]
@@ -82,6 +83,7 @@ def bundle_files(folder: Path, *, updates: bool = True) -> Files:
     for site in set(statements) - {COORDINATOR}:
         files[f"policies/{site}.json"] = (run / "policies" / f"{site}.json").read_bytes()
     files |= _payloads(run, statements, updates)
+    files |= _lists(run, statements[COORDINATOR])
     files |= _dictionaries(folder, statements[COORDINATOR])
     for name in ("report.json", "report.html", SITES_FILE, DEVIATIONS):
         if name.startswith("report.") or (folder / name).exists():
@@ -113,7 +115,7 @@ def _logs(study: StudyConfig, folder: Path) -> Iterator[tuple[str, Log | Mirror,
             signing=key, log_key=log_key,
         )
     ) as log:  # fmt: skip
-        pinned = _statement(log.leaf(0))["predicate"]["sites"]
+        pinned = pinned_keys(run, _statement(log.leaf(0))["predicate"])
         yield COORDINATOR, log, _coordinator_head(log, len(study.sites))
     for site in study.sites:
         path = run / "keys" / f"{site}.json"
@@ -165,6 +167,14 @@ def _payloads(run: Path, statements: Mapping[str, list[Statement]], updates: boo
             ).exists():  # what never arrived, or was deleted on request, is not there
                 found[f"payloads/{name}"] = (run / "payloads" / name).read_bytes()
     return found
+
+
+def _lists(run: Path, statements: list[Statement]) -> Files:
+    """What entries of the coordinator's log name by digest because it does not fit into them."""
+    digests = {
+        value for item in statements for name in LISTS if isinstance(value := item.predicate.get(name), str)
+    }
+    return {f"lists/{digest}.json": (run / "lists" / f"{digest}.json").read_bytes() for digest in digests}
 
 
 def _dictionaries(folder: Path, statements: list[Statement]) -> Files:

@@ -5,6 +5,7 @@ receipt is in this log.
 
     log/ witness/ mirrors/SITE/    logs             policies/SITE.json  the sites' policies
     payloads/SHA256.reply          signed replies   keys/               log key and cosign key
+    lists/SHA256.json              what is too long for an entry of the log
 """
 
 from __future__ import annotations
@@ -27,6 +28,26 @@ from cytosae_core.tensors import write_atomic
 Json = dict[str, Any]
 # A site may have seen any head that was sent since its last good answer: proofs from the last ones go along.
 MAX_SENT = 256
+# Bytes of a list within an entry, which has at most 65,535 in base64; longer ones lie in `lists/`, named by digest.
+MAX_LISTED, LISTS = 40_000, "lists"
+
+
+def pinned_keys(run: Path, first: Mapping[str, Any]) -> dict[str, str]:
+    """Site -> the signing key that the coordinator enrolled it with, by the first entry (`enrol`) of its log.
+
+    Raises:
+        VerificationError: the list beside the log is not the one that the entry names.
+    """
+    sites = first["sites"]
+    if not isinstance(sites, str):
+        return dict(sites)
+    path = run / LISTS / f"{sites}.json"
+    data = path.read_bytes() if path.exists() else b""
+    if sha256_hex(data) != sites:
+        raise VerificationError(
+            "Expected the list of sites that the log names.", hint="Restore it from a backup."
+        )
+    return dict(parse_json(data, max_bytes=1 << 28))
 
 
 class Record:
@@ -75,13 +96,8 @@ class Record:
 
     def _reread(self) -> None:
         if self.log.size == 0:
-            more = {
-                "role": "coordinator",
-                "software": _software(),
-                "keys": self.keys,
-                "sites": self._site_keys,
-            }
-            self.log.append("enrol", more)
+            more = {"role": "coordinator", "software": _software(), "keys": self.keys}
+            self.log.append("enrol", {**more, "sites": self._listed(self._site_keys)})
         explained: set[str] = set()
         for leaf in self.log.leaves(0, self.log.size):
             found = read_leaf(leaf, {self._key.public_hex[:16]: self._key.public_hex})
@@ -300,7 +316,8 @@ class Record:
     def aggregate(self, fields: Json) -> None:
         """A round's dictionary was made from these replies; logged once."""
         if fields["round"] not in self._aggregated:
-            self.log.append("aggregate", fields, [("dictionary", fields["result_sha256"])])
+            listed = {**fields, "inputs": self._listed(fields["inputs"])}
+            self.log.append("aggregate", listed, [("dictionary", fields["result_sha256"])])
             self._aggregated.add(fields["round"])
 
     def report(self, report_sha256: str, page_sha256: str = "") -> None:
@@ -309,8 +326,19 @@ class Record:
             return
         heads = {site: {"size": m.size, "root": m.root.hex()} for site, m in sorted(self._mirrors.items())}
         subjects = [("report", digest) for digest in (report_sha256, page_sha256) if digest]
-        index = self.log.append("report", {"report_sha256": report_sha256, "heads": heads}, subjects)
+        fields = {"report_sha256": report_sha256, "heads": self._listed(heads)}
+        index = self.log.append("report", fields, subjects)
         self._report, self._report_size = report_sha256, index + 1
+
+    def _listed(self, value: Any) -> Any:
+        """`value`, or where it is too long for an entry its digest, after it was written to `lists/`."""
+        data = canonical_json(value)
+        if len(data) <= MAX_LISTED:
+            return value
+        digest = sha256_hex(data)
+        (self._folder / LISTS).mkdir(exist_ok=True)
+        write_atomic(self._folder / LISTS / f"{digest}.json", data)
+        return digest
 
     def incident(self, code: str, evidence: bytes) -> None:
         """A party contradicted itself."""

@@ -87,7 +87,7 @@ class Runner:
         self._ports = dict(zip(("superlink", "front"), free_ports(2), strict=True))
         self._prepare()
         self.children = Supervisor(self._children(), self.net / "logs")
-        self._run_id, self._tries = "", 0
+        self._run_id, self._tries, self._failed = "", 0, ""
         self._ids: dict[str, str] = {}
         self._online: list[str] = []
         self._renew_at = 0.0
@@ -251,11 +251,12 @@ class Runner:
                 self._say(f"Report: {self.folder / 'report.html'}")
                 return 0
             if status.startswith("finished"):
+                self.held.event("failed", run=self._run_id, why=details or status)
                 if self._tries >= TRIES:
                     self._say(f"The run failed {TRIES} times: {details or 'see the log of the executor'}.")
                     return 1
                 self._say(f"The run ended ({details or status}); it goes on from the study folder.")
-                self._run_id = ""
+                self._run_id, self._failed = "", details or status
             self._tend()
             time.sleep(ASK_S)
 
@@ -302,6 +303,8 @@ class Runner:
 
     def _write_state(self, status: str, more: Mapping[str, Any]) -> None:
         state = {"status": status, "pid": os.getpid(), "children": self.children.status(), **more}
+        if self._failed:
+            state["failures"] = {"why": self._failed, "try": self._tries, "of": TRIES}
         write_atomic(self.net / "state.json", canonical_json(state))
 
     def _until(self, ready: Callable[[], bool], timeout_s: float, what: str) -> None:

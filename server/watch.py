@@ -42,7 +42,8 @@ def snapshot(folder: Path) -> Json:
     done = (folder / "report.json").exists()
     return {
         "study": study.name, "protocol": study.digest, "kind": study.kind, "simulation": study.simulation,
-        "status": _status(state, done), "now": _now(study, progress, done),
+        "status": _status(state, done), "failures": {} if done else dict(state.get("failures", {})),
+        "now": _now(study, progress, done),
         "rounds_done": len(rounds), "rounds": study.training.rounds if study.kind == "train" else 0,
         "seconds_left": _left(folder, study, len(rounds)),
         "sites": {site: _site(folder, site, state, progress, rounds) for site in study.sites},

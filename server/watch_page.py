@@ -60,7 +60,7 @@ ENROLMENT = {
 }  # fmt: skip
 EVENTS = {
     "invited": "was invited", "enrolled": "sent its keys", "confirmed": "was confirmed", "started": "study started",
-    "stopped": "study stopped", "submitted": "run handed to Flower", "restarted": "program started again",
+    "stopped": "study stopped", "failed": "run failed", "submitted": "run handed to Flower", "restarted": "program started again",
 }  # fmt: skip
 
 
@@ -102,6 +102,14 @@ def headline(state: Json) -> str:
     )
 
 
+def trouble(state: Json) -> str:
+    """One sentence when the run failed before; empty otherwise."""
+    failed = state["failures"]
+    if not failed:
+        return ""
+    return f"The run failed before ({failed['why']}): this is try {failed['try']} of {failed['of']}, from where it was."
+
+
 def duration(seconds: int) -> str:
     """Seconds in words."""
     for size, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
@@ -117,8 +125,10 @@ def down_word(state: Json) -> str:
 
 def _first(state: Json) -> str:
     down = [name for name, child in state["programs"].items() if not child["running"]]
-    bad = bool(down) and state["status"] in ("running", "waiting")
+    failed = trouble(state)
+    bad = (bool(down) and state["status"] in ("running", "waiting")) or bool(failed)
     said = words("p", headline(state), class_=f"now {'bad' if bad else 'ok'}")
+    said += words("p", failed, class_="now bad") if failed else ""
     total = state["rounds"] or 1
     share = 100 * min(state["rounds_done"], total) / total
     bar = tag("div", f'<i style="width:{share:.0f}%"></i>', class_="bar", role="img",
@@ -207,7 +217,7 @@ def _events(state: Json) -> str:
 
 def _event(event: Json) -> str:
     said = EVENTS.get(str(event.get("event")), str(event.get("event")))
-    more = [str(event[name]) for name in ("child", "fingerprint") if name in event]
+    more = [str(event[name]) for name in ("child", "fingerprint", "why") if name in event]
     return f"{said} ({', '.join(more)})" if more else said
 
 
@@ -219,6 +229,7 @@ def metrics(state: Json) -> str:
         "# TYPE cytosae_rounds gauge", f"cytosae_rounds{{{study}}} {state['rounds']}",
         "# TYPE cytosae_received_bytes counter", f"cytosae_received_bytes{{{study}}} {state['bytes']}",
         "# TYPE cytosae_complete gauge", f"cytosae_complete{{{study}}} {int(state['report'])}",
+        "# TYPE cytosae_run_tries gauge", f"cytosae_run_tries{{{study}}} {state['failures'].get('try', 1)}",
         "# TYPE cytosae_program_up gauge",
         *(f'cytosae_program_up{{{study},program="{name}"}} {int(child["running"])}'
           for name, child in state["programs"].items()),

@@ -47,13 +47,11 @@ EGRESS = {"job": HEX, "status": STATUS, "wire": SIZED, "payload": SIZED, "tensor
 EGRESS |= {"policy_sha256": HEX, "profile": TEXT, "min_units": COUNT, "dp": ({"mechanism": {"none"}}, DP)}
 EGRESS |= {"budget": {"rounds": COUNT, "messages": COUNT, "bytes": COUNT}, "approval": TEXT}
 RELEASE = {"kind": TEXT, "round": COUNT, "site": TARGET, "body_sha256": HEX, "body_bytes": COUNT}
-INGRESS = {
-    "site": PARTY,
-    "status": STATUS,
-    "wire": SIZED,
-    "payload": SIZED,
-    "site_log": {"index": COUNT, **HEAD},
-}
+INGRESS = {"site": PARTY, "status": STATUS, "wire": SIZED, "payload": SIZED}
+INGRESS |= {"site_log": {"index": COUNT, **HEAD}}
+INPUT = {"site": PARTY, "payload_sha256": HEX}
+# What names every site; the digest of a list beside the log where it would not fit into a leaf.
+LISTS = {"sites": (HEX, {PARTY: HEX}), "inputs": (HEX, [INPUT]), "heads": (HEX, {PARTY: HEAD})}
 AGGREGATE = {"round": COUNT, "rule": TEXT, "server_learning_rate": DECIMAL, "base_sha256": HEX}
 SITE_KINDS: dict[str, dict[str, Any]] = {
     "enrol": {"role": {"site"}, **ENROL},
@@ -66,12 +64,12 @@ SITE_KINDS: dict[str, dict[str, Any]] = {
     "withdraw": {"scope": {"site", "patient"}, "payloads_deleted": COUNT},
 }
 COORDINATOR_KINDS: dict[str, dict[str, Any]] = {
-    "enrol": {"role": {"coordinator"}, **ENROL, "sites": {PARTY: HEX}},
+    "enrol": {"role": {"coordinator"}, **ENROL, "sites": LISTS["sites"]},
     "release": {**RELEASE, "dictionary_sha256": NO_HEX},
     "ingress": {**JOB, **INGRESS},
     "fault": {"site": PARTY, "kind": TEXT, "round": COUNT, "code": WORD, "requests": [HEX]},
-    "aggregate": {**AGGREGATE, "result_sha256": HEX, "inputs": [{"site": PARTY, "payload_sha256": HEX}]},
-    "report": {"report_sha256": HEX, "heads": {PARTY: HEAD}},
+    "aggregate": {**AGGREGATE, "result_sha256": HEX, "inputs": LISTS["inputs"]},
+    "report": {"report_sha256": HEX, "heads": LISTS["heads"]},
 }
 COMMON_KINDS: dict[str, dict[str, Any]] = {
     "key_rotate": {"role": ROLE, "old": HEX, "new": HEX},
@@ -216,9 +214,8 @@ class Chain:
     signing: str  # the pinned first signing key, hex
     size: int = 0  # leaves read
     prev: str = FIRST  # SHA-256 of the last one
-    keys: dict[str, str] = field(
-        default_factory=dict
-    )  # by role, from enrol on: `signing` in hex, others vkeys
+    # By role, from enrol on: `signing` in hex, others vkeys.
+    keys: dict[str, str] = field(default_factory=dict)
     # (role, key in hex): index from which it does not count; before the revocation: distrust what it signed since
     revoked: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -227,11 +224,9 @@ class Chain:
         key = self.keys.get("signing", self.signing)
         found = read_leaf(leaf, {key[:16]: key})
         fields = found.predicate
+        bound = (fields["party"], fields["protocol"]) == (self.party, self.protocol or fields["protocol"])
         for reason, holds in (
-            (
-                "BIND",
-                (fields["party"], fields["protocol"]) == (self.party, self.protocol or fields["protocol"]),
-            ),
+            ("BIND", bound),
             ("SEQ", fields["seq"] == self.size),
             ("LINK", fields["prev"] == self.prev),
             ("REVOKED", self.size < self.revoked.get(("signing", key), self.size + 1)),

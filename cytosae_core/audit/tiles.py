@@ -43,8 +43,7 @@ def read_entries(files: Mapping[str, bytes], size: int) -> list[bytes]:
 
 
 def _entries(data: bytes, width: int) -> list[bytes]:
-    leaves: list[bytes] = []
-    start = 0
+    leaves, start = list[bytes](), 0
     while len(leaves) < width and start + 2 <= len(data):
         end = start + 2 + int.from_bytes(data[start : start + 2], "big")
         leaves.append(data[start + 2 : end])

@@ -85,13 +85,14 @@ def _screen(state: Json) -> Group:
     from rich.text import Text
 
     from cytosae_core.report.text import byte_size
-    from cytosae_server.watch_page import headline
+    from cytosae_server.watch_page import headline, trouble
 
     mark = "  SIMULATED SITES" if state["simulation"] else ""
     done = f"{state['rounds_done']} of {state['rounds']} rounds, {byte_size(state['bytes'])} arrived"
     lines = [
         Text(f"{state['study']}{mark}", style="bold"),
         Text(headline(state)),
+        *([Text(failed, style="bold red")] if (failed := trouble(state)) else []),
         Text(f"{done}; {state['privacy']}", style="dim"),
     ]
     return Group(*lines, _sites(state), *_faults(state), _programs(state))

@@ -28,6 +28,7 @@ from cytosae_core.tensors import pack_tensors
 from cytosae_local import cli
 from cytosae_local.audit_explain import explain
 from cytosae_local.verifier_pyz import build_pyz
+from cytosae_server import record
 from cytosae_server.bundle import bundle_files, write_bundle
 from cytosae_server.deviations import Deviations
 from cytosae_server.loop import CANARY_TOLERANCE
@@ -87,6 +88,43 @@ def test_a_real_study_verifies(files: Files) -> None:
     assert verdict.exit_code == 0, left
     assert sum(path.startswith("payloads/") for path in files) == 33
     assert sum(path.startswith("dictionaries/") for path in files) == 2
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """The bundle of a study whose log names its lists by digest, as the log of hundreds of sites does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "MAX_LISTED", 10)
+        return bundled(Federation(tmp_path_factory.mktemp("listed")))
+
+
+def test_lists_beside_the_log_verify_and_replay(listed: Files) -> None:
+    lists = [path for path in listed if path.startswith("lists/")]
+    assert len(lists) == 1 + study_config().training.rounds + 1  # sites, inputs of every round, heads
+    verdict = audit_bundle(listed, pinned=pinned(listed))
+    assert verdict.exit_code == 0, verdict.to_dict()["first_broken"]
+    assert replay_bundle(listed).exit_code == 0
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "no_list"])
+def test_a_list_that_is_not_the_one_of_the_log_is_found(listed: Files, damage: str) -> None:
+    for path in sorted(path for path in listed if path.startswith("lists/")):
+        files = dict(listed)
+        content = files.pop(path)
+        if damage != "missing":
+            files[path] = b"{}" if damage == "no_list" else content.replace(b"site-1", b"site-2")
+        verdict = audit_bundle(relisted(files), pinned=pinned(listed))
+        assert verdict.exit_code == 1 and "lists/" in verdict.to_dict()["first_broken"]
+
+
+def test_a_site_list_lost_from_the_run_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "MAX_LISTED", 10)
+    home = finished(Federation(tmp_path))
+    first = record.Statement("enrol", {"sites": "0" * 64}, (), "").predicate
+    with pytest.raises(VerificationError, match="list of sites that the log names"):
+        record.pinned_keys(home / "run", first)
 
 
 def test_the_bundle_is_the_same_bytes_again(study: Path, files: Files, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from cytosae_server.faultwords import FAULTS
 from cytosae_server.progress import Progress
 from cytosae_server.study import write_study_folder
 from cytosae_server.watch import snapshot
-from cytosae_server.watch_page import duration, headline, metrics, page
+from cytosae_server.watch_page import duration, headline, metrics, page, trouble
 from tests.devtools import BROKEN, FAINT, axe_source, browser
 from tests.flower_processes import free_ports
 from tests.hospitals import CYTOSAE, party_processes
@@ -97,6 +97,26 @@ def test_what_runs_what_is_missing_and_what_to_do_about_it(study: Path) -> None:
     )
     write_atomic(study / "report.json", b"{}")
     assert headline(snapshot(study)) == "Complete: the report is made"
+
+
+def test_a_run_that_fails_again_and_again_is_not_shown_as_one_that_runs(study: Path) -> None:
+    run_on(study, 2, failures={"why": "ServerApp exited with code 1", "try": 3, "of": 5})
+    state = snapshot(study)
+    assert trouble(state).startswith(
+        "The run failed before (ServerApp exited with code 1): this is try 3 of 5"
+    )
+    assert trouble(state) in page(state) and "try 3 of 5" in once(study)
+    assert 'cytosae_run_tries{study="blood and bone"} 3' in metrics(state)
+    run_on(study, 2)
+    assert trouble(snapshot(study)) == "" and "now bad" not in page(snapshot(study))
+
+
+def once(folder: Path) -> str:
+    """What the terminal shows."""
+    words = [CYTOSAE, "study", "watch", str(folder), "--once"]
+    return " ".join(
+        subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    )
 
 
 @pytest.mark.parametrize("broken", [b"", b"{", b"[]", b'{"status": '])

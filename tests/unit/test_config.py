@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cytosae_core.config import StudyConfig, load_yaml, study_from_dict
+from cytosae_core.config import MAX_SITES, StudyConfig, load_yaml, study_from_dict
 from cytosae_core.errors import CytosaeError, SetupError, StudyError
 from cytosae_core.policy import SitePolicy, named_policy
 from cytosae_server.study import read_protocol, write_study_folder
@@ -118,8 +118,8 @@ def test_defaults_are_the_design() -> None:
     )
 
 
-def test_a_study_has_as_many_sites_as_an_entry_of_its_log_can_name() -> None:
-    names = tuple(f"site-{index:05d}" for index in range(427))
-    assert len(StudyConfig(name="large", sites=names).sites) == 427
-    with pytest.raises(StudyError, match="at most about 400 sites"):
+def test_a_study_has_as_many_sites_as_a_coordinator_was_tried_with() -> None:
+    names = tuple(f"site-{index:05d}" for index in range(MAX_SITES))
+    assert len(StudyConfig(name="large", sites=names).sites) == MAX_SITES
+    with pytest.raises(StudyError, match="at most 2000 sites"):
         StudyConfig(name="large", sites=(*names, "one-more-site"))

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...canonical import canonical_json, parse_json, sha256_hex
-from ..statement import COORDINATOR, PARTY
+from ..statement import COORDINATOR, LISTS, PARTY
 from .verdict import Missing, need
 
 LAYOUT = re.compile(
     rf"(protocol|keys|report|deviations)\.json|report\.html|report-sites\.safetensors|logs/{PARTY.pattern}/(checkpoint|tile/[0-9a-z/.]+)"
     rf"|payloads/[0-9a-f]{{64}}\.reply|policies/{PARTY.pattern}\.json|dictionaries/[0-9a-f]{{64}}\.safetensors"
+    r"|lists/[0-9a-f]{64}\.json"
 )
 
 
@@ -37,6 +38,14 @@ class Bundle:
     def under(self, folder: str) -> dict[str, bytes]:
         """Files below a folder, by the rest of their path."""
         return {path[len(folder) :]: data for path, data in self.files.items() if path.startswith(folder)}
+
+    def fill(self, fields: dict[str, Any]) -> None:
+        """Put the lists that an entry names by digest into its fields."""
+        for name in LISTS.keys() & fields.keys():
+            path = f"lists/{fields[name]}.json"
+            if isinstance(fields[name], str):
+                need(sha256_hex(self.get(path)) == fields[name], "Not the list that the log names.", path)
+                fields[name] = parse_json(self.get(path), max_bytes=1 << 28)
 
     @property
     def protocol(self) -> dict[str, Any]:

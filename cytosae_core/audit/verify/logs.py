@@ -61,6 +61,7 @@ def open_log(bundle: Bundle, party: str) -> PartyLog:
     for index, leaf in enumerate(leaves):
         try:
             statements.append(chain.read(leaf))
+            bundle.fill(statements[-1].predicate)
         except VerificationError as error:
             raise Broken(f"An entry that does not hold: {error}", f"{party} leaf {index}") from error
     head = open_checkpoint(note, chain.keys["log"], origin=origin_of(bundle.digest, party))
@@ -110,20 +111,16 @@ def check_cosignatures(bundle: Bundle, logs: Logs) -> str:
     for party, log in sorted(logs.items()):
         path, good = f"logs/{party}/checkpoint", dict[str, str]()
         for name in (name for name in logs if (party == COORDINATOR) != (name == COORDINATOR)):
-            for key in (
-                bundle.keys[name]["cosign"],
-                logs[name].chain.keys["cosign"],
-            ):  # its first and its last
+            first_and_last = {bundle.keys[name]["cosign"], logs[name].chain.keys["cosign"]}
+            for key in first_and_last:
                 if ("cosign", parse_vkey(key).public.hex()) not in logs[name].chain.revoked:
                     good[key] = name
         note, own = bundle.get(path), log.chain.keys["log"]
         signed = open_checkpoint(note, own, origin=log.head.origin, witnesses=list(good)).cosigned
         known = len(split_note(note)[1]) == 1 + len(signed)
         need(known, "Signed with a key that nobody has, or that was revoked.", path)
-        needed, count = (
-            cosigners_needed(sites) if party == COORDINATOR else 1,
-            len({good[key] for key in signed}),
-        )
+        needed = cosigners_needed(sites) if party == COORDINATOR else 1
+        count = len({good[key] for key in signed})
         need(count >= needed, f"{count} parties cosigned the head of {party}, expected {needed}.", path)
     return f"{cosigners_needed(sites)} or more of {sites} sites cosigned the coordinator's head, it theirs."
 
