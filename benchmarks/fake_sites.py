@@ -89,6 +89,8 @@ class FakeSite:
                 field.name == "quality" and kind in ("hello", "moments", "score", "close")
             ):
                 continue
+            if self.policy.profile not in field.profiles:  # noised tables, for one
+                continue
             if kind == "describe" and not full and field.name not in BASIC:
                 continue
             shape = tuple(int(dim) if dim.isdigit() else self.study.dims[dim] for dim in field.shape)

@@ -6,6 +6,7 @@ receipt is in this log.
     log/ witness/ mirrors/SITE/    logs             policies/SITE.json  the sites' policies
     payloads/SHA256.reply          signed replies   keys/               log key and cosign key
     lists/SHA256.json              what is too long for an entry of the log
+    sent/SITE.json                 the newest request's number, heads that the site was shown, what is out
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from cytosae_core.tensors import write_atomic
 
 Json = dict[str, Any]
 # A site may have seen any head that was sent since its last good answer: proofs from the last ones go along.
-MAX_SENT = 256
+MAX_SENT, SENT = 256, "sent"
+RECEIPT = ("site", "kind", "round", "status", "wire", "payload", "seq")  # what a report says of what arrived
 # Bytes of a list within an entry, which has at most 65,535 in base64; longer ones lie in `lists/`, named by digest.
 MAX_LISTED, LISTS = 40_000, "lists"
 
@@ -60,7 +62,7 @@ class Record:
         site_keys: pinned signing keys of the sites.
 
     Attributes:
-        receipts: `ingress` entries of what arrived before the first report.
+        receipts: of what arrived before the first report, the fields `RECEIPT` of its `ingress` entries.
     """
 
     def __init__(
@@ -122,7 +124,7 @@ class Record:
     def _keep(self, receipt: Json) -> None:
         """A report rests on what arrived before the first one was made."""
         if not self._report:
-            self.receipts.append(receipt)
+            self.receipts.append({name: receipt[name] for name in RECEIPT})
 
     # Asking
 
@@ -172,7 +174,8 @@ class Record:
         """Before a request leaves: its number, its digest and the head that the site is shown are on disk, because a
         site that answers nobody may still have seen and logged it."""
         self._of(site).setdefault("out", {})[request_sha256] = [kind, number]
-        write_atomic(self._folder / "sent.json", canonical_json(self._sent))
+        (self._folder / SENT).mkdir(exist_ok=True)
+        write_atomic(self._folder / SENT / f"{site}.json", canonical_json(self._of(site)))
 
     def _explain_lost(self, explained: set[str]) -> None:
         """After a restart: what was out and has neither receipt nor fault will never be answered."""
@@ -185,8 +188,8 @@ class Record:
         return self._sent.setdefault(site, {"seq": 0, "heads": []})
 
     def _read_sent(self) -> dict[str, Json]:
-        path = self._folder / "sent.json"
-        return dict(parse_json(path.read_bytes())) if path.exists() else {}
+        found = sorted((self._folder / SENT).glob("*.json"))
+        return {path.stem: dict(parse_json(path.read_bytes())) for path in found}
 
     # Receiving
 

@@ -60,7 +60,8 @@ ENROLMENT = {
 }  # fmt: skip
 EVENTS = {
     "invited": "was invited", "enrolled": "sent its keys", "confirmed": "was confirmed", "started": "study started",
-    "stopped": "study stopped", "failed": "run failed", "submitted": "run handed to Flower", "restarted": "program started again",
+    "stopped": "study stopped", "failed": "run failed",
+    "submitted": "run handed to Flower", "restarted": "program started again",
 }  # fmt: skip
 
 
@@ -107,7 +108,9 @@ def trouble(state: Json) -> str:
     failed = state["failures"]
     if not failed:
         return ""
-    return f"The run failed before ({failed['why']}): this is try {failed['try']} of {failed['of']}, from where it was."
+    return (
+        f"The run failed before ({failed['why']}): try {failed['try']} of {failed['of']} goes on from there."
+    )
 
 
 def duration(seconds: int) -> str:

@@ -19,7 +19,9 @@ Array = NDArray[Any]
 # Columns of shares and AUROC-like numbers, with 4 decimals; all other numbers have 4 significant digits.
 SHARES = (
     "mean", "estimate", "low", "high", "prediction_low", "prediction_high", "probability_new_site", "recurrence",
-    "recurrence_init", "recurrence_null", "site_accuracy", "site_null", "site_share", "site_share_null", "confound",
+    "recurrence_init", "recurrence_null", "site_accuracy", "site_null", "site_share",
+    "site_share_high", "site_share_null",
+    "confound",
     "adjusted", "ablation_rank", "replicated", "review_agreement",
 )  # fmt: skip
 DIGITS = ("tau2", "i2", "h2", "p", "q", "ablation", "firing_rate")

@@ -115,7 +115,8 @@ def _numbers(concepts: Concepts, place: int) -> list[tuple[str, TableCell]]:
 
 _NAMES = (
     "probability_new_site", "i2", "tau2", "q", "recurrence", "recurrence_sites", "recurrence_init", "recurrence_null",
-    "site_share", "site_share_null", "site_accuracy", "site_null", "adjusted", "ablation", "ablation_rank",
+    "site_share", "site_share_high",
+    "site_share_null", "site_accuracy", "site_null", "adjusted", "ablation", "ablation_rank",
     "replicated", "firing_rate", "review_raters", "review_agreement",
 )  # fmt: skip
 
@@ -133,11 +134,12 @@ def _pair(name: str, value: float | None) -> str:
 
 def _between(value: Json) -> TableCell:
     """The number that the check "not the hospital" looks at."""
-    share, null = value["site_share"], value["site_share_null"]
+    share, null, high = (value[name] for name in ("site_share", "site_share_null", "site_share_high"))
     if share is None or null is None:
         return Gap("too few sites released what it needs")
+    most = "" if high is None else f", may be {percent(high)}"
     return (
-        f"{percent(max(share, 0.0))} of its spread within a kind of cell (hospitals exchanged: "
+        f"{percent(max(share, 0.0))}{most} of its spread within a kind of cell (hospitals exchanged: "
         f"{percent(max(null, 0.0))}; limit {percent(SITE_SHARE)})"
     )
 
@@ -185,7 +187,9 @@ def _gates(concepts: Concepts, place: int) -> str:
     items, skipped = [], []
     for name in concepts.gates:
         symbol, kind, word = SYMBOLS[concepts.gate(name, place)]
-        if kind == "open":
+        if name == "shortcut" and kind == "open" and concepts.value("site_share_high", place) is not None:
+            items.append(words("li", f"– {gate_word(name)}: too few sites to rule it out", class_=kind))
+        elif kind == "open":
             skipped.append(gate_word(name))
         else:
             mark = words("b", symbol, aria_hidden="true")

@@ -45,8 +45,8 @@ class Evidence:
         recurrence: counts and means over sites of the nearest row of a site's own dictionary; None: not asked for.
         votes: [n, terms] experts' votes, summed over sites; None when no site held a review. raters: site -> most
             votes for one concept.
-        site_share, site_share_null: [n] share of a concept's variance within a class that is between sites, and its
-            null (`site_variance`); None when no site released the halves.
+        shares: share of a concept's variance within a class that is between sites, its upper limit and its null
+            (`site_variance`); None when no site released the halves.
     """
 
     def __init__(
@@ -97,10 +97,7 @@ class Evidence:
             halves += _add_halves(variance, table)
         self.adjusted, self.confound = (means[name].value for name in ("auroc_adjusted", "confound"))
         self.recurrence = recurrence if recurrence.sites else None
-        self.site_share: Array | None = None
-        self.site_share_null: Array | None = None
-        if halves:
-            self.site_share, self.site_share_null = variance.shares()
+        self.shares = variance.shares() if halves else None
 
     def _add_votes(self, site: str, table: Mapping[str, Array]) -> None:
         """Experts' votes of one site onto those of all."""

@@ -4,6 +4,8 @@
     B        covariance over sites of m0 and m1: noise of the two halves is independent, so B is free of it
     W        mean over sites of the variance within site and class
     share    B / (B + W), mean over classes; the null pairs m0 of a site with m1 of another one
+    high     the same with the largest B' that would give so small a B one time in five (a score interval, 80 %):
+             B' - z sqrt(((B' + e)^2 + B'^2) / (S - 1)) = B, z = .8416, e = max(0, sqrt(var m0 var m1) - B)
 
 A share of .185 is what two equally large groups of sites have that one concept tells apart with AUROC .75 (normal
 scores: distance .954 standard deviations, B = (.954 / 2)^2); .121 is AUROC .70. Fitted and checked on other units:
@@ -13,7 +15,7 @@ a difference that only one half shows does not count.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,16 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Array = NDArray[Any]
 MIN_SITES = 3
+Z = 0.8416  # 80 % of a normal distribution lie below
+HALVES = ("count", "m0", "m1", "both")
+
+
+class Shares(NamedTuple):
+    """Share of the variance between sites, its upper limit (80 %), and its null: [n] each."""
+
+    share: Floats
+    high: Floats
+    null: Floats
 
 
 @dataclass
@@ -41,6 +53,8 @@ class SiteVariance:
             "m0": first,
             "m1": second,
             "both": first * second,
+            "square0": first**2,
+            "square1": second**2,
             "w": within,
         }
         for name, value in values.items():
@@ -70,17 +84,28 @@ class SiteVariance:
         else:
             self._sums[name] = value.copy()
 
-    def shares(self) -> tuple[Floats, Floats]:
-        """Share of the variance between sites [n] and its null [n]; NaN with fewer than 3 sites in every class."""
+    def shares(self) -> Shares:
+        """What is known of all sites; NaN with fewer than 3 sites in every class."""
         if self._before is None or self._opening is None:
-            return np.zeros(0), np.zeros(0)
+            return Shares(np.zeros(0), np.zeros(0), np.zeros(0))
         self._add_null(self._before, self._opening)  # the last site with the first one
         self._opening = None
         total = self._sums
-        between = _covariance(total["count"], total["m0"], total["m1"], total["both"])
+        count = total["count"]
+        between = _covariance(*(total[name] for name in HALVES))
         null = _covariance(total["null_count"], total["null0"], total["null1"], total["null_both"])
-        within = total["w"] / np.maximum(total["count"], 1)
-        return _share(between, within), _share(null, within)
+        spread = [_covariance(count, total[m], total[m], total[f"square{m[1]}"]) for m in ("m0", "m1")]
+        most = _upper(between, np.sqrt(np.maximum(spread[0], 0) * np.maximum(spread[1], 0)), count)
+        within = total["w"] / np.maximum(count, 1)
+        return Shares(_share(between, within), _share(most, within), _share(null, within))
+
+
+def _upper(between: Floats, spread: Floats, count: Floats) -> Floats:
+    """The largest B' of the module's text (a score interval): the larger root of a quadratic in B'."""
+    noise, k = np.maximum(spread - between, 0), (np.maximum(count, MIN_SITES) - 1) / Z**2
+    middle = k * between + noise
+    root = np.sqrt(np.maximum(middle**2 - (k - 2) * (k * between**2 - noise**2), 0))
+    return np.asarray((middle + root) / (k - 2))
 
 
 def _covariance(count: Floats, first: Floats, second: Floats, both: Floats) -> Floats:

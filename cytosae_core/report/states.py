@@ -41,7 +41,8 @@ class GateInputs:
 
     Attributes:
         columns: `sites, estimate, low, high, prediction_low, prediction_high, q, recurrence_sites, recurrence,
-            recurrence_init, site_share, site_share_null, confound, mean, adjusted, ablation_rank, replicated,
+            recurrence_init, site_share, site_share_high, site_share_null, confound, mean, adjusted, ablation_rank,
+            replicated,
             review_raters, review_term, review_agreement`, as in report.json (AUROCs about .5).
         same_side: every site that can say is on one side of .5.
         fdr: false discovery rate of the plan.
@@ -60,18 +61,26 @@ def gates(inputs: GateInputs) -> dict[str, Marks]:
     found = (c["recurrence_sites"] >= MIN_SITES) & (c["recurrence"] > c["recurrence_init"])
     clear = ((c["low"] > 0.5) | (c["high"] < 0.5)) & inputs.same_side & significant
     next_site = ((c["prediction_low"] > 0.5) | (c["prediction_high"] < 0.5)) & significant
-    hospital = (c["site_share"] > SITE_SHARE) & (c["site_share"] > c["site_share_null"])
     return {
         "support": _marks(enough, np.ones(len(enough), bool)),
         "recurrence": _marks(found, _known(c["recurrence_sites"], c["recurrence"], c["recurrence_init"])),
         "naming": _naming(c),
         "consistency": _marks(clear, enough & _known(c["low"], c["high"], c["q"])),
         "prediction": _marks(next_site, enough & _known(c["prediction_low"], c["prediction_high"], c["q"])),
-        "shortcut": _marks(~hospital, _known(c["site_share"], c["site_share_null"])),
+        "shortcut": _shortcut(c),
         "confound": _confound(c),
         "ablation": _marks(c["ablation_rank"] >= ABLATION_RANK, _known(c["ablation_rank"])),
         "held_out": _marks(c["replicated"] >= HELD_OUT, _known(c["replicated"])),
     }
+
+
+def _shortcut(c: Mapping[str, Array]) -> Marks:
+    """Passes where the hospital is ruled out: the share's upper limit is at most `SITE_SHARE`. Fails where the
+    share itself is above it, and above its null; between the two, the sites are too few to say."""
+    ruled_out = c["site_share_high"] <= SITE_SHARE
+    hospital = (c["site_share"] > SITE_SHARE) & (c["site_share"] > c["site_share_null"])
+    known = _known(c["site_share"], c["site_share_high"], c["site_share_null"])
+    return _marks(~hospital, known & (ruled_out | hospital))
 
 
 def _naming(c: Mapping[str, Array]) -> Marks:
@@ -110,10 +119,8 @@ def states(passed: Mapping[str, Marks], sites: Array, min_sites: int) -> NDArray
     bad = (passed["shortcut"] == FAIL) | (passed["confound"] == FAIL)
     sites = np.asarray(sites)
     some = ok["support"] & ok["consistency"] & ~bad
-    general = some & (sites >= min_sites) & ok["prediction"]
-    all_else = (
-        ok["naming"] & ok["recurrence"] & ok["ablation"] & ok["shortcut"] & ok["confound"] & ok["held_out"]
-    )
+    general = some & (sites >= min_sites) & ok["prediction"] & ok["shortcut"]
+    all_else = ok["naming"] & ok["recurrence"] & ok["ablation"] & ok["confound"] & ok["held_out"]
     reached = [
         ("candidate", ok["support"]),
         ("recurring", ok["support"] & ok["recurrence"]),

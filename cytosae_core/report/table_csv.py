@@ -12,7 +12,9 @@ from .rows import NAMED, concept_count
 COLUMNS = (
     "id", "row", "digest", "target", "verdict", "state", "sites", "mean", "estimate", "low", "high", "prediction_low",
     "prediction_high", "tau2", "i2", "h2", "p", "q", "probability_new_site", "recurrence_sites", "recurrence",
-    "recurrence_init", "recurrence_null", "site_accuracy", "site_null", "site_share", "site_share_null", "confound",
+    "recurrence_init", "recurrence_null", "site_accuracy", "site_null", "site_share",
+    "site_share_high", "site_share_null",
+    "confound",
     "confound_of", "adjusted", "ablation", "ablation_rank", "replicated", "firing_rate",
     "review_raters", "review_term", "review_agreement",
 )  # fmt: skip

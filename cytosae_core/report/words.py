@@ -265,7 +265,7 @@ GATE_REASONS = {
     "naming": "no expert review was held",
     "consistency": "fewer than 3 sites could say",
     "prediction": "fewer than 3 sites could say",
-    "shortcut": "too few sites released class means of both halves of their units",
+    "shortcut": "the hospital could be ruled out for no concept: too few sites, or no class means of halves",
     "confound": "no site released light, focus and cell size",
     "ablation": "no site released what taking a concept away changes",
     "held_out": "no meaning was clear at all sites but one",

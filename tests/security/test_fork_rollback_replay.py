@@ -6,6 +6,7 @@ that compare heads, or an auditor who has both, see it.
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -121,7 +122,7 @@ def test_site_catches_a_coordinator_that_rolled_its_log_back(pair: Pair) -> None
     pair.ask(BEGIN, ROUND, DESCRIBE)
     pair.office.close()
     restore(pair, "desk/log")
-    (pair.home / "desk" / "sent.json").write_bytes(canonical_json({SITE: {"seq": 99, "heads": []}}))
+    (pair.home / "desk" / "sent" / f"{SITE}.json").write_bytes(canonical_json({"seq": 99, "heads": []}))
     pair.office = Office(pair.home)
     assert pair.said(MOMENTS) == ("refused", "rollback")
     assert pair.site_kinds()[-3:] == ["incident", "refused", "egress"]
@@ -533,7 +534,8 @@ def test_auditor_finds_a_message_that_was_counted_twice(tmp_path: Path) -> None:
 
     def again(run: StudyRun, event: str, details: dict[str, Any]) -> None:
         if event == "step" and details["step"] == "score":
-            first = next(item for item in run.record.receipts if item["kind"] == "round")
+            seq = next(item["seq"] for item in run.record.receipts if item["kind"] == "round")
+            first = json.loads(base64.b64decode(json.loads(run.record.log.leaf(seq))["payload"]))["predicate"]
             names = ("site", "kind", "round", "request_sha256", "status", "wire", "payload", "site_log")
             fields = {name: first[name] for name in names}
             run.record.log.append("ingress", fields, [("wire", fields["wire"]["sha256"])])

@@ -136,6 +136,7 @@ def columns(**changes: float) -> dict[str, np.ndarray]:
     base = {
         "sites": 5, "estimate": 0.8, "low": 0.7, "high": 0.9, "prediction_low": 0.6, "prediction_high": 0.95,
         "q": 0.001, "recurrence_sites": 5, "recurrence": 0.9, "recurrence_init": 0.4, "site_share": 0.01,
+        "site_share_high": 0.03,
         "site_share_null": 0.0, "confound": 0.1, "mean": 0.8, "adjusted": 0.8, "ablation_rank": 0.99,
         "replicated": 1.0, "review_raters": 3, "review_term": 0, "review_agreement": 0.7,
     }  # fmt: skip

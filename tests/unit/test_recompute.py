@@ -195,7 +195,8 @@ def renamed(report: Fields) -> None:
 
 COLUMNS = (
     "q", "adjusted", "ablation", "ablation_rank", "recurrence_sites", "recurrence", "recurrence_init",
-    "recurrence_null", "site_accuracy", "site_null", "site_share", "site_share_null", "confound", "confound_of",
+    "recurrence_null", "site_accuracy", "site_null", "site_share",
+    "site_share_high", "site_share_null", "confound", "confound_of",
     "firing_rate", "mean", "estimate", "p", "review_raters", "review_term", "review_agreement",
 )  # fmt: skip
 GATES = ("support", "recurrence", "naming", "consistency", "prediction", "shortcut", "confound", "ablation")

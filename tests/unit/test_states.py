@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from cytosae_core.config import MORPHOLOGY
-from cytosae_core.report.states import GATES, STATES, GateInputs, gates, states
+from cytosae_core.report.states import GATES, STATES, UNKNOWN, GateInputs, gates, states
 
 GOOD: dict[str, float] = {
     "sites": 8, "estimate": 0.8, "low": 0.75, "high": 0.85, "prediction_low": 0.65, "prediction_high": 0.9,
     "q": 0.001, "mean": 0.8, "adjusted": 0.78, "recurrence_sites": 6, "recurrence": 0.8, "recurrence_init": 0.2,
-    "site_share": 0.05, "site_share_null": 0.02, "confound": 0.2, "ablation_rank": 0.97, "replicated": 0.9,
+    "site_share": 0.05, "site_share_high": 0.09,
+    "site_share_null": 0.02, "confound": 0.2, "ablation_rank": 0.97, "replicated": 0.9,
     "review_raters": 0, "review_term": -1, "review_agreement": float("nan"),
 }  # fmt: skip
 NAN = float("nan")
@@ -76,7 +77,9 @@ def test_a_name_needs_three_experts_who_agree_on_a_feature(votes: dict[str, floa
         ({"prediction_low": 0.45, "recurrence": 0.8, "recurrence_init": 0.9}, "candidate"),
         ({"prediction_low": 0.45, "recurrence_sites": NAN}, "candidate"),
         ({"recurrence_sites": 0}, "generalising"),
-        ({"site_share": NAN}, "generalising"),
+        ({"site_share": NAN, "site_share_high": NAN}, "recurring"),  # the hospital was not ruled out
+        ({"site_share_high": 0.13}, "recurring"),
+        ({"site_share_high": 0.13, "sites": 4}, "provisional"),
     ],
 )
 def test_what_one_missing_step_costs(changes: dict[str, float], expected: str) -> None:
@@ -95,7 +98,7 @@ def test_below_chance_is_a_side_too() -> None:
 @pytest.mark.parametrize(
     "artefact",
     [
-        {"site_share": 0.4},
+        {"site_share": 0.4, "site_share_high": 0.6},
         {"confound": 0.8, "adjusted": 0.55},
         {"confound": -0.8, "adjusted": 0.3},  # the rest of the effect is on the other side
         {"confound": 0.8, "adjusted": NAN},
@@ -112,13 +115,13 @@ def test_following_the_light_is_no_artefact_when_the_effect_stays() -> None:
     assert state(confound=0.8, adjusted=0.75) == "generalising"
 
 
-def test_a_site_share_below_its_null_is_noise() -> None:
-    assert state(site_share=0.3, site_share_null=0.35) == "generalising"
+def test_a_site_share_below_its_null_is_noise_but_rules_nothing_out() -> None:
+    noisy = {"site_share": 0.3, "site_share_high": 0.5, "site_share_null": 0.35}
+    assert passed(**noisy)["shortcut"] == UNKNOWN and state(**noisy) == "recurring"
+    assert state(**noisy, sites=4) == "provisional"
 
 
-@pytest.mark.parametrize(
-    "name", ["ablation_rank", "replicated", "recurrence_sites", "site_share", "confound"]
-)
+@pytest.mark.parametrize("name", ["ablation_rank", "replicated", "recurrence_sites", "confound"])
 def test_what_was_not_computed_keeps_a_concept_from_being_validated(name: str) -> None:
     assert state(**{**NAMED, name: NAN}) == "generalising"
     assert state(**NAMED) == "validated"

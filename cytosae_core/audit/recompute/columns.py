@@ -153,11 +153,12 @@ def _recurrence(given: Given) -> dict[str, list[float]]:
 
 def _site(given: Given) -> dict[str, list[float]]:
     """How well a concept tells the site, and the share of its variance that is between sites."""
-    none, (share, null) = [math.nan] * given.n, site_shares(given)
+    none, (share, high, null) = [math.nan] * given.n, site_shares(given)
     return {
         "site_accuracy": means(given.scored("concept_site")) or none,
         "site_null": means(given.scored("concept_site_null")) or none,
         "site_share": share or none,
+        "site_share_high": high or none,
         "site_share_null": null or none,
     }
 

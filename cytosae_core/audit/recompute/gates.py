@@ -25,14 +25,13 @@ def gates_of(c: Number, same_side: bool, fdr: float) -> dict[str, int]:
     apart = (c["low"] > 0.5 or c["high"] < 0.5) and same_side and significant
     apart_there = (c["prediction_low"] > 0.5 or c["prediction_high"] < 0.5) and significant
     recurs = c["recurrence_sites"] >= MIN_SITES and c["recurrence"] > c["recurrence_init"]
-    hospital = c["site_share"] > SITE_SHARE and c["site_share"] > c["site_share_null"]
     return {
         "support": int(enough),
         "recurrence": _mark(recurs, c, "recurrence_sites", "recurrence", "recurrence_init"),
         "naming": _named(c),
         "consistency": _mark(apart, c, "low", "high", "q") if enough else UNKNOWN,
         "prediction": _mark(apart_there, c, "prediction_low", "prediction_high", "q") if enough else UNKNOWN,
-        "shortcut": _mark(not hospital, c, "site_share", "site_share_null"),
+        "shortcut": _shortcut(c),
         "confound": _mark(not (c["confound"] > CONFOUND and not _left(c)), c, "confound"),
         "ablation": _mark(c["ablation_rank"] >= ABLATION_RANK, c, "ablation_rank"),
         "held_out": _mark(c["replicated"] >= HELD_OUT, c, "replicated"),
@@ -41,6 +40,13 @@ def gates_of(c: Number, same_side: bool, fdr: float) -> dict[str, int]:
 
 def _mark(passed: bool, c: Number, *needed: str) -> int:
     return int(passed) if all(c[name] == c[name] for name in needed) else UNKNOWN
+
+
+def _shortcut(c: Number) -> int:
+    """Whether the hospital is ruled out; unknown between the share's own value and its upper limit."""
+    hospital = c["site_share"] > SITE_SHARE and c["site_share"] > c["site_share_null"]
+    said = hospital or c["site_share_high"] <= SITE_SHARE
+    return _mark(not hospital, c, "site_share", "site_share_high", "site_share_null") if said else UNKNOWN
 
 
 def _named(c: Number) -> int:
@@ -66,7 +72,7 @@ def state_of(gate: Mapping[str, int], sites: float, min_sites: int) -> int:
     ok = {name for name, mark in gate.items() if mark == PASS}
     clean = FAIL not in (gate["shortcut"], gate["confound"])
     some = {"support", "consistency"} <= ok and clean
-    general = some and sites >= min_sites and "prediction" in ok
+    general = some and sites >= min_sites and {"prediction", "shortcut"} <= ok
     reached = {
         "candidate": "support" in ok,
         "recurring": {"support", "recurrence"} <= ok,
