@@ -6,6 +6,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export OMP_WAIT_POLICY := PASSIVE
+WORKERS ?= auto
 
 .PHONY: setup demo test test-e2e test-hosts lint bench soak clean
 
@@ -22,7 +23,7 @@ demo: $(READY)
 	$(BIN)/cytosae demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not e2e and not hosts'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not e2e and not hosts'
 
 test-e2e: $(READY)
 	$(BIN)/python -m pytest -m e2e

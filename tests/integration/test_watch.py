@@ -102,9 +102,7 @@ def test_what_runs_what_is_missing_and_what_to_do_about_it(study: Path) -> None:
 def test_a_run_that_fails_again_and_again_is_not_shown_as_one_that_runs(study: Path) -> None:
     run_on(study, 2, failures={"why": "ServerApp exited with code 1", "try": 3, "of": 5})
     state = snapshot(study)
-    assert trouble(state).startswith(
-        "The run failed before (ServerApp exited with code 1): try 3 of 5"
-    )
+    assert trouble(state).startswith("The run failed before (ServerApp exited with code 1): try 3 of 5")
     assert trouble(state) in page(state) and "try 3 of 5" in once(study)
     assert 'cytosae_run_tries{study="blood and bone"} 3' in metrics(state)
     run_on(study, 2)
