@@ -105,6 +105,8 @@ def _status(values: SiteValues, fit: Fit | None) -> tuple[str, str | None]:
         return "not_estimable", "; ".join([needed, *missing])
     if values.withheld:
         return "suppressed", "; ".join(missing)
+    if values.empty:
+        return "not_estimable", "; ".join(missing)
     return "not_assessed", values.reason or "; ".join(missing) or "no site reported it"
 
 

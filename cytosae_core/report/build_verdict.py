@@ -11,6 +11,10 @@ from .evidence import Json
 from .meta import MIN_SITES
 from .text import precise
 
+BASELINES = (
+    "raw embeddings", "colour histogram", "shuffled labels", "dictionary before training", "random dictionary",
+    "random rows",
+)  # fmt: skip
 STATES = ("generalises", "does_not_generalise", "provisional", "not_estimable")
 
 
@@ -99,6 +103,7 @@ def _caveats(report: Mapping[str, Any], plan: PlanConfig) -> Sequence[tuple[str,
         ("Simulated sites on one machine: nothing here is evidence about patients.",
          report["status"] == "simulation"),
         (f"{sites} sites could say: too few to tell how much hospitals differ.", sites < plan.min_sites),
+        (baseline(primary), bool(baseline(primary))),
         (
             f"Counted by {', '.join(sorted(units)).replace('_', ' ')}, not by patient: numbers may be too certain.",
             bool(units) and units != {"patient"},
@@ -113,6 +118,16 @@ def _caveats(report: Mapping[str, Any], plan: PlanConfig) -> Sequence[tuple[str,
         ("Concepts were compared with kinds of cells, not with what happens to patients.", True),
         ("Numbers are exploratory: no size of the study was calculated beforehand.", True),
     )  # fmt: skip
+
+
+def baseline(primary: Mapping[str, Any]) -> str:
+    """The best control without a trained dictionary, where it does as well as the primary endpoint; else nothing."""
+    sign = 1 if primary["direction"] == "at_least" else -1
+    known = [item for item in primary["controls"] if item["name"] in BASELINES and item["value"] is not None]
+    best = max(known, key=lambda item: sign * item["value"], default=None)
+    if best is None or primary["value"] is None or sign * best["value"] < sign * primary["value"]:
+        return ""
+    return f"No gain shown: {best['name']} gives {_shown(best['value'])}, the dictionary {_shown(primary['value'])}."
 
 
 def _never(gates: Mapping[str, list[int]], name: str) -> bool:

@@ -103,7 +103,8 @@ def scale_of(name: str) -> Scale:
 class SiteValues:
     """One endpoint: value and standard error (absent: none) by site, units behind it, and why a site has none.
 
-    `withheld`: sites that computed it and did not release it. `reason`: why no site can have it.
+    `withheld`: sites that computed it and did not release it. `empty`: sites with nothing to compute it from.
+    `reason`: why no site can have it.
     """
 
     value: dict[str, float] = field(default_factory=dict)
@@ -111,6 +112,7 @@ class SiteValues:
     units: dict[str, int | None] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     withheld: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
     reason: str = ""
 
     @property
@@ -128,7 +130,7 @@ def site_values(e: Evidence, name: str, found: Agreement, replication: Mapping[s
             out.missing[site] = "not reported" if site in e.sites else "did not answer"
         elif math.isnan(pair[0]):
             out.missing[site] = MISSING[name]
-            out.withheld.append(site)
+            (out.empty if name == "replication" else out.withheld).append(site)
         elif name in MACRO and len(e.supported(site)) < 2:
             out.missing[site] = f"fewer than two classes with {e.study.plan.support} units behind them"
         else:

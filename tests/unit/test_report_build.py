@@ -19,6 +19,7 @@ from cytosae_core.errors import StudyError
 from cytosae_core.plan import Endpoint, PlanConfig
 from cytosae_core.report import columns as column_files
 from cytosae_core.report.build import build_report
+from cytosae_core.report.build_verdict import baseline
 from cytosae_core.report.columns import FILE, ColumnFile, columns_of, read_columns
 from cytosae_core.report.inputs import StudyResult
 from cytosae_core.report.rows import concept_rows, state_counts, verdict_counts
@@ -163,6 +164,35 @@ def test_a_control_that_does_as_well_is_a_limit(report: Json, name: str, said: s
     next(item for item in part["controls"] if item["name"] == name)["value"] = 1.0
     found = [line for line in limits(changed) if "not owed to the dictionary" in line]
     assert len(found) == 1 and said in found[0]
+
+
+@pytest.mark.parametrize(
+    ("direction", "value", "control", "applies"),
+    [
+        ("at_least", 0.7, 0.7, True),
+        ("at_least", 0.7, 0.69, False),
+        ("at_most", 0.2, 0.1, True),
+        ("at_most", 0.2, 0.3, False),
+    ],
+)
+def test_a_primary_number_that_a_baseline_reaches_is_a_caveat(
+    report: Json, direction: str, value: float, control: float, applies: bool
+) -> None:
+    controls = [{"name": "same site", "value": value}, {"name": "raw embeddings", "value": control}]
+    primary = {"direction": direction, "value": value, "controls": controls}
+    said = baseline(primary)
+    assert bool(said) == applies and ("raw embeddings" in said) == applies
+    assert baseline({**primary, "controls": controls[:1]}) == "" == baseline({**primary, "value": None})
+
+
+def test_without_a_clear_meaning_nothing_is_estimable_and_nothing_was_withheld(
+    made: tuple[StudyConfig, StudyResult],
+) -> None:
+    result = held(made[1])
+    for table in result.describe["final"].values():
+        table["auroc"] = np.full_like(table["auroc"], 0.5)  # type: ignore[index]
+    part = next(item for item in shown(made[0], result)["headlines"] if item["id"] == "replication")
+    assert part["status"] == "not_estimable" and "no meaning was clear" in part["reason"]
 
 
 def test_the_order_of_sites_does_not_matter(made: tuple[StudyConfig, StudyResult], report: Json) -> None:

@@ -11,6 +11,10 @@ from .numbers import Numbers
 
 READABLE = 0.68  # a cell's site is told this often: named as a limit
 MOST = 3
+BASELINES = (
+    "raw embeddings", "colour histogram", "shuffled labels", "dictionary before training", "random dictionary",
+    "random rows",
+)  # fmt: skip
 
 
 def check_verdict(numbers: Numbers) -> str:
@@ -83,6 +87,16 @@ def _words(value: float | None) -> str:
     return text[1:] if text[0] == "-" and not text.strip("-0.") else text.replace("-", "\u2212")
 
 
+def _baseline(primary: Mapping[str, Any]) -> str:
+    """The best control without a trained dictionary, where it does as well."""
+    sign = 1 if primary["direction"] == "at_least" else -1
+    known = [item for item in primary["controls"] if item["name"] in BASELINES and item["value"] is not None]
+    best = max(known, key=lambda item: sign * item["value"], default=None)
+    if best is None or primary["value"] is None or sign * best["value"] < sign * primary["value"]:
+        return ""
+    return f"No gain shown: {best['name']} gives {_words(best['value'])}, the dictionary {_words(primary['value'])}."
+
+
 def _limits(numbers: Numbers, primary: Mapping[str, Any]) -> Sequence[tuple[str, bool]]:
     """What can be held against the verdict, the strongest first, and whether it applies."""
     report, protocol, sites = numbers.report, numbers.protocol, len(primary["sites"])
@@ -97,6 +111,7 @@ def _limits(numbers: Numbers, primary: Mapping[str, Any]) -> Sequence[tuple[str,
             f"{sites} sites could say: too few to tell how much hospitals differ.",
             sites < protocol["plan"]["min_sites"],
         ),
+        (_baseline(primary), bool(_baseline(primary))),
         (
             f"Counted by {', '.join(units).replace('_', ' ')}, not by patient: numbers may be too certain.",
             units not in ([], ["patient"]),

@@ -19,10 +19,12 @@ STANDARDISED = 1  # row of `site_recall`: raw codes, standardised codes, embeddi
 
 @dataclass
 class SiteValues:
-    """Value and error of every site that has a value; `withheld`: a site computed one and did not release it."""
+    """Value and error of every site that has a value; `withheld`: a site computed one and did not release it;
+    `empty`: a site had nothing to compute it from."""
 
     pairs: dict[str, Pair] = field(default_factory=dict)
     withheld: bool = False
+    empty: bool = False
 
     @property
     def with_errors(self) -> bool:
@@ -38,7 +40,8 @@ def site_values(numbers: Numbers, name: str, stated: dict[str, Pair]) -> SiteVal
         if pair is None:
             continue
         if math.isnan(pair[0]):
-            out.withheld = True
+            out.empty |= name == "replication"
+            out.withheld |= name != "replication"
         elif name not in MACRO or _supported(numbers, site) >= 2:
             out.pairs[site] = pair
     return out

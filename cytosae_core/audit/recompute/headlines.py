@@ -133,7 +133,7 @@ def _check_sites(numbers: Numbers, name: str, place: str, values: SiteValues) ->
 def _status(values: SiteValues) -> str:
     if values.pairs:
         return "estimated" if len(values.pairs) >= MIN_SITES else "not_estimable"
-    return "suppressed" if values.withheld else "not_assessed"
+    return "suppressed" if values.withheld else "not_estimable" if values.empty else "not_assessed"
 
 
 def _pooled(numbers: Numbers, name: str, place: str, part: Mapping[str, Any], values: SiteValues) -> None:
