@@ -1,8 +1,9 @@
 """Does the coordinator's memory stay flat with many sites? One statistics round over LocalGrid, real doors and logs.
 
-    python -m benchmarks.many_sites --sites 10 400 --json
+    python -m benchmarks.many_sites --sites 10 1000 --json
 
-Each number of sites runs in a process of its own; the sites, which have logs and keys but no data, in another one.
+Each number of sites runs in a process of its own, with the environment of a study's programs; the sites, which
+have logs and keys but no data, in another one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import functools
 import json
 import multiprocessing
+import os
 import resource
 import subprocess
 import sys
@@ -24,6 +26,7 @@ import numpy as np
 from benchmarks.fake_sites import make, study_of
 from cytosae_core.config import StudyConfig
 from cytosae_core.keys import SigningKey
+from cytosae_core.processes import FLOWER
 from cytosae_core.sae.first import random_rows
 from cytosae_server.coordinator import Coordinator
 from cytosae_server.loop import StudyRun
@@ -89,7 +92,7 @@ def _peak() -> float:
 def main() -> int:
     """Print one JSON line: one entry per number of sites, and the growth from the first to the last."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sites", type=int, nargs="+", default=[10, 400])
+    parser.add_argument("--sites", type=int, nargs="+", default=[10, 1000])
     parser.add_argument("--rows", type=int, default=6144)
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--one", action="store_true", help="measure the one number of sites in this process")
@@ -102,7 +105,8 @@ def main() -> int:
     for sites in options.sites:
         words = ["--sites", str(sites), "--rows", str(options.rows), "--width", str(options.width), "--one"]
         command = [sys.executable, "-m", "benchmarks.many_sites", *words]
-        found.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        done = subprocess.run(command, env=os.environ | FLOWER, capture_output=True, text=True, check=True)
+        found.append(json.loads(done.stdout))
     growth = found[-1]["peak_rss_mb"] / found[0]["peak_rss_mb"] - 1
     print(json.dumps({"runs": found, "growth": growth}))
     return 0
