@@ -23,10 +23,10 @@ demo: $(READY)
 	$(BIN)/cytosae demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not e2e and not hosts'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not e2e and not hosts'
 
 test-e2e: $(READY)
-	$(BIN)/python -m pytest -m e2e
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m e2e
 
 test-hosts: $(READY)
 	$(BIN)/python -m pytest -m hosts -rs
