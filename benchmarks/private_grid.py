@@ -97,6 +97,10 @@ def main() -> int:
     parser.add_argument("stores", type=Path, nargs="?")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--width", type=int, default=128)
+    parser.add_argument(
+        "--rare", type=float, default=0.2, help="made: of private activations on new concepts"
+    )
+    parser.add_argument("--new", type=int, default=12, help="made: number of new concepts")
     parser.add_argument("--points", nargs="*", default=[], metavar="CLIP:SHARE:EDGE")
     parser.add_argument("--counts", type=int, nargs="*", default=list(COUNTS))
     parser.add_argument("--epsilons", type=float, nargs="*", default=list(EPSILONS))
@@ -107,7 +111,7 @@ def main() -> int:
     runs = []
     for seed in range(given.seeds):
         if given.world == "made":
-            world = made(max(given.counts), seed, d=given.width)
+            world = made(max(given.counts), seed, share=given.rare, d=given.width, new=given.new)
         else:
             world = real(given.sites, given.stores, count=max(given.counts), seed=seed)
         runs.append(measure(world, points, given.counts, given.epsilons))

@@ -36,7 +36,9 @@ from cytosae_core.privacy.moments import (
     third_moment,
 )
 from cytosae_core.privacy.noise import exact_sum, grid_for, with_noise
+from cytosae_core.privacy.terms import SHARES_WITH_ATOMS
 from cytosae_core.sae.models import PursuitModel
+from cytosae_core.sae.public import CLIP_FACTOR
 from cytosae_core.sae.pursuit import reconstruct
 from cytosae_core.sae.residual import ResidualModel
 from cytosae_core.sae.train import train_local
@@ -48,6 +50,9 @@ Ints = NDArray[np.int64]
 MOST_NOISE = 20.0  # noise multiplier up to which sums fit their words
 EPSILONS, COUNTS, DELTA = (1.0, 2.0, 4.0, 8.0), (100, 200, 500, 1000, 2000, 5000), 1e-5
 FINE_TUNE = 300
+SPLIT = SHARES_WITH_ATOMS["second"] / (
+    SHARES_WITH_ATOMS["second"] + SHARES_WITH_ATOMS["third"]
+)  # the product's
 AT_ONCE = 64  # patients
 
 
@@ -101,8 +106,9 @@ def release(
 ) -> tuple[Subspace, Floats]:
     """Both releases on patients' residuals [p, T, d]: the subspace, and the tensor's atoms."""
     count, tokens, d = rest.shape
-    noise = noise_for(epsilon, DELTA, 2) if epsilon else 0.0
-    space = subspace(noised(second[0], clip, noise, second[1]), d, noise * clip, count)
+    whole = noise_for(epsilon, DELTA, 1) if epsilon else 0.0
+    first, noise = whole / math.sqrt(SPLIT), whole / math.sqrt(1 - SPLIT)
+    space = subspace(noised(second[0], clip, first, second[1]), d, first * clip, count)
     if not space.rank:
         return space, np.zeros((0, d))
     third = third_clip(space.rank, tokens)
@@ -157,7 +163,7 @@ def fine_tuned(world: World, count: int, rows: Floats) -> float:
 
 
 def table(
-    world: World, counts: tuple[int, ...], epsilons: tuple[float, ...], clip_factor: float = 1.0
+    world: World, counts: tuple[int, ...], epsilons: tuple[float, ...], clip_factor: float = CLIP_FACTOR
 ) -> dict[str, Any]:
     """Every cell, and the comparators. clip_factor: times the median of public patients."""
     public_rest = residuals(world, world.public)
@@ -204,7 +210,7 @@ def main() -> int:
         "--share", type=float, default=0.2, help="made: of private activations on new concepts"
     )
     parser.add_argument("--width", type=int, default=128, help="made: numbers of a token")
-    parser.add_argument("--clip-factor", type=float, default=1.0)
+    parser.add_argument("--clip-factor", type=float, default=CLIP_FACTOR)
     parser.add_argument("--counts", type=int, nargs="*", default=list(COUNTS))
     parser.add_argument("--epsilons", type=float, nargs="*", default=list(EPSILONS))
     parser.add_argument("--json", action="store_true")

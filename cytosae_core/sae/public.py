@@ -1,7 +1,7 @@
 """A finished dictionary of public tokens, and what a private study needs to know of them: the clip norm of moments.
 
 mean, scale    of the public tokens            dictionary   k-means, then pursuit training on them
-second_clip    the median norm of a public patient's second moment of what this dictionary leaves
+second_clip    twice the median norm of a public patient's second moment of what this dictionary leaves
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .train import train_local
 
 BATCH, PEAK = 1024, 6e-3  # tokens a step; learning rate of docs/measurements.md
 FEWEST_PATIENTS = 20  # a median over fewer is no basis for a clip norm
+CLIP_FACTOR = 2.0  # private cells leave more than public ones; tuned on made worlds (docs/decisions/013)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def public_dictionary(
     model = PursuitModel(trained, k)
     norms = [float(np.linalg.norm(second_moment(_residual(model, scale, part)))) for part in patients]
     made = {"dictionary": trained.numpy(), "mean": scale.mean, "scale": np.array([scale.scale], np.float32)}
-    return PublicDictionary(made, float(np.median(norms)))
+    return PublicDictionary(made, CLIP_FACTOR * float(np.median(norms)))
 
 
 def _residual(model: PursuitModel, scale: TokenScale, tokens: NDArray[np.float32]) -> NDArray[np.float64]:

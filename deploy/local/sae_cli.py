@@ -111,7 +111,9 @@ def _public(options: argparse.Namespace) -> int:
         print(json.dumps(told))
     else:
         print(f"dictionary {options.rows} x {encoder.d}  sha256 {digest}")
-        print(f"second_clip {told['second_clip']}   (median of the public patients; goes into study.yaml)")
+        print(
+            f"second_clip {told['second_clip']}   (twice the median of the public patients; goes into study.yaml)"
+        )
     return 0
 
 
