@@ -25,6 +25,7 @@ from cytosae_core.privacy.moments import (
 )
 from cytosae_core.privacy.selfattack import Attacker, require_unreadable
 from cytosae_core.sae.init import public_centroids
+from cytosae_core.sae.public import CLIP_FACTOR
 from cytosae_core.sae.pursuit import SparseCodes, pursue, reconstruct
 from cytosae_core.sae.scale import TokenScale, rows_from_centroids
 from cytosae_core.sae.train import LocalResult, train_local
@@ -204,10 +205,10 @@ def drawn(world: World, image: int) -> Floats:
 
 
 def public_clip(world: World) -> float:
-    """Median norm of second moments of public images."""
+    """Twice the median norm of second moments of public images, as a study's."""
     images = world.public.reshape(-1, world.tokens.shape[1], world.d)[::8, :DRAWN]
     norms = []
     for tokens in images:
         rest = tokens - reconstruct(pursue(tokens, world.base, K), world.base)
         norms.append(np.linalg.norm(second_moment(rest.double().numpy())))
-    return float(np.median(norms))
+    return CLIP_FACTOR * float(np.median(norms))

@@ -20,7 +20,7 @@ from .plan import CAP, PrivacyPlan
 
 SHARES = {"describe": 1.0}
 # The second moment finds the directions and gets most of what concepts may cost: tuned on made worlds (decision 013).
-SHARES_WITH_ATOMS = {"second": 0.42, "third": 0.18, "describe": 0.4}
+SHARES_WITH_ATOMS = {"second": 0.48, "third": 0.12, "describe": 0.4}
 
 
 @dataclass(frozen=True)
