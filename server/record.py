@@ -32,6 +32,7 @@ MAX_SENT, SENT = 256, "sent"
 RECEIPT = ("site", "kind", "round", "status", "wire", "payload", "seq")  # what a report says of what arrived
 # Bytes of a list within an entry, which has at most 65,535 in base64; longer ones lie in `lists/`, named by digest.
 MAX_LISTED, LISTS = 40_000, "lists"
+MAX_OPEN = 256  # copies of logs open at once: two files each, of the 1,024 that a process may often have
 
 
 def pinned_keys(run: Path, first: Mapping[str, Any]) -> dict[str, str]:
@@ -87,7 +88,8 @@ class Record:
             log_key=log_key,
         )
         self._witness = Witness(folder / "witness", cosign_key, name=self.origin)
-        self._mirrors: dict[str, Mirror] = {}
+        self._mirrors: dict[str, Mirror] = {}  # open ones, the longest unused first
+        self._seen: dict[str, str] = {}  # log key of every site that has sent its log
         self._cosignatures: dict[str, str] = {}
         self._sent: dict[str, Json] = self._read_sent()
         self._releases: dict[tuple[Any, ...], int] = {}
@@ -119,7 +121,8 @@ class Record:
         for site in self._study.sites:
             keys = self._folder / "keys" / f"{site}.json"
             if keys.exists():
-                self._open_mirror(site, parse_json(keys.read_bytes()))
+                self._seen[site] = parse_json(keys.read_bytes())["log"]
+                self._opened(site)
 
     def _keep(self, receipt: Json) -> None:
         """A report rests on what arrived before the first one was made."""
@@ -150,7 +153,7 @@ class Record:
         earlier = sorted({0, *self._of(site)["heads"]})
         size = max(index + 1, earlier[-1], self._report_size)
         self._of(site)["heads"] = sorted({*earlier[-MAX_SENT:], size})
-        mirror = self._mirrors.get(site)
+        mirror = self._opened(site) if site in self._seen else None
         return {
             "vkey": self.keys["log"],
             "cosign": self.keys["cosign"],
@@ -236,8 +239,8 @@ class Record:
 
     def _mirror(self, site: str, leaves: Sequence[bytes]) -> Mirror:
         """The copy of a site's log; its log keys come with its first leaf, signed by the pinned site key."""
-        if site in self._mirrors:
-            return self._mirrors[site]
+        if site in self._seen:
+            return self._opened(site)
         if not leaves:
             raise VerificationError("Expected a site's log from its first entry.", reason="SEQ")
         first = self._read(site, leaves[0])
@@ -245,17 +248,22 @@ class Record:
             raise VerificationError("Expected an enrolment as a site's first log entry.", reason="SEQ")
         keys = dict(first.predicate["keys"])
         write_atomic(self._folder / "keys" / f"{site}.json", canonical_json(keys))
-        return self._open_mirror(site, keys)
+        self._seen[site] = keys["log"]
+        return self._opened(site)
 
-    def _open_mirror(self, site: str, keys: Mapping[str, str]) -> Mirror:
-        self._mirrors[site] = Mirror(
+    def _opened(self, site: str) -> Mirror:
+        """The copy of a site's log. Each holds two files open, so that only so many are at a time."""
+        mirror = self._mirrors.pop(site, None) or Mirror(
             self._folder / "mirrors" / site,
             origin=origin_of(self._study.digest, site),
-            vkey=keys["log"],
+            vkey=self._seen[site],
             party=site,
             signing=self._site_keys[site],
         )
-        return self._mirrors[site]
+        self._mirrors[site] = mirror
+        if len(self._mirrors) > MAX_OPEN:
+            self._mirrors.pop(next(iter(self._mirrors))).close()
+        return mirror
 
     def _read(self, site: str, leaf: bytes) -> Statement:
         key = self._site_keys[site]
@@ -327,7 +335,10 @@ class Record:
         """The report, its page, and the heads that they were made under. The same report is logged once."""
         if self._report == report_sha256:
             return
-        heads = {site: {"size": m.size, "root": m.root.hex()} for site, m in sorted(self._mirrors.items())}
+        heads = {}
+        for site in sorted(self._seen):
+            mirror = self._opened(site)
+            heads[site] = {"size": mirror.size, "root": mirror.root.hex()}
         subjects = [("report", digest) for digest in (report_sha256, page_sha256) if digest]
         fields = {"report_sha256": report_sha256, "heads": self._listed(heads)}
         index = self.log.append("report", fields, subjects)

@@ -92,9 +92,11 @@ def test_a_real_study_verifies(files: Files) -> None:
 
 @pytest.fixture(scope="module")
 def listed(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """The bundle of a study whose log names its lists by digest, as the log of hundreds of sites does."""
+    """The bundle of a study whose log names its lists by digest and whose copies of logs are not all open at once, as
+    with hundreds of sites."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(record, "MAX_LISTED", 10)
+        patch.setattr(record, "MAX_OPEN", 1)
         return bundled(Federation(tmp_path_factory.mktemp("listed")))
 
 
