@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import ssl
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -117,10 +118,21 @@ def ask(home: Home, method: str, path: str, body: bytes = b"") -> tuple[int, byt
     except (OSError, http.client.HTTPException) as error:
         raise SetupError(
             f"Expected the coordinator at {host}:{port}, got {type(error).__name__}.",
-            hint="Outgoing TCP to this address must be open; see deploy/README.md.",
+            hint=_why_not(error),
         ) from None
     finally:
         connection.close()
+
+
+def _why_not(error: Exception) -> str:
+    """What to do when the coordinator can't be reached."""
+    if isinstance(error, ConnectionRefusedError):
+        return "The machine is there, but nothing listens: ask the coordinator whether the study is started."
+    if isinstance(error, socket.gaierror):
+        return (
+            "This machine does not know the name: ask IT about DNS, or the coordinator for the right address."
+        )
+    return "Outgoing TCP to this address must be open; see deploy/README.md."
 
 
 def _keys(home: Home) -> None:

@@ -24,6 +24,7 @@ from cryptography import x509
 
 from cytosae_core.canonical import parse_json, sha256_file
 from cytosae_core.cohort import Cohort, check_cohort, read_cohort
+from cytosae_core.cohort.cells import SUFFIXES
 from cytosae_core.config import StudyConfig
 from cytosae_core.encoder import Encoder, load_encoder
 from cytosae_core.errors import CytosaeError, SetupError
@@ -118,9 +119,7 @@ class Preflight:
         )
 
     def _store_bytes(self) -> int:
-        cells = sum(
-            1 for path in self.data.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".tif")
-        )
+        cells = sum(path.suffix.lower() in SUFFIXES for path in self.data.rglob("*"))
         return cells * TOKENS_PER_CELL * self.study.encoder.d * 2  # float16
 
     def _memory(self) -> Row:
@@ -210,7 +209,9 @@ class Preflight:
         found = (
             f"{result.images} images of {result.units} {result.unit} units, {result.unreadable} unreadable"
         )
-        low = [name for name, n in result.units_per_class.items() if n < self.study.min_units]
+        told = " ".join(result.problems)
+        small = [name for name, n in result.units_per_class.items() if n < self.study.min_units]
+        low = [name for name in small if f"Class {name} has" not in told]
         if not result.usable:
             return Row(
                 "images", FAIL, found, "; ".join(result.problems) or "Look at the files that were named."

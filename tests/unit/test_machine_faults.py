@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -20,7 +21,7 @@ import torch
 
 from cytosae_client import preflight
 from cytosae_client.home import Home
-from cytosae_client.join import enrolment, join
+from cytosae_client.join import _why_not, enrolment, join
 from cytosae_client.preflight import FAIL, OK, WARN, Preflight, Row
 from cytosae_client.serve_site import SiteServer
 from cytosae_core.canonical import canonical_json
@@ -332,3 +333,16 @@ def test_doctor_in_a_home(
     home.keep(data=str(tmp_path / "cells"))
     found = {row.name: row for row in doctor.rows(home.folder)}
     assert found["clock"].state == FAIL and found["images"].state in (OK, WARN)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionRefusedError(), "nothing listens"),
+        (socket.gaierror(), "DNS"),
+        (TimeoutError(), "Outgoing TCP"),
+        (OSError(), "Outgoing TCP"),
+    ],
+)
+def test_why_the_coordinator_can_t_be_reached_names_who_can_help(error: Exception, said: str) -> None:
+    assert said in _why_not(error)
