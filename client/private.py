@@ -260,6 +260,7 @@ def _tables(steps: Steps, found: Noised) -> dict[str, Release]:
     tables = {
         "firing_rate": rate, "auroc": values, "auroc_se": errors, "counts": counts, "class_units": units,
         "quality": _quality(steps, found, sure, 0), "quality_init": _quality(steps, found, sure, 2),
+        "fvu_se": np.array([metrics.fvu_error(found) if sure and not metrics.vague(found) else np.nan]),
     }  # fmt: skip
     return {
         name: Release(np.nan_to_num(table).astype(np.float32), np.isfinite(table).astype(np.int64))
@@ -270,8 +271,7 @@ def _tables(steps: Steps, found: Noised) -> dict[str, Release]:
 def _quality(steps: Steps, found: Noised, sure: bool, place: int) -> Floats:
     """`config.QUALITY` from noised sums over patients: means per token times the tokens that were looked at."""
     out = dict.fromkeys(QUALITY, np.nan)
-    vague = metrics.LARGEST_SQUARE * found.noise > metrics.VAGUE * max(found.squares[1], 0.0)
-    if sure and not vague:
+    if sure and not metrics.vague(found):
         tokens = steps.study.privacy.tokens_of_a_patient
         each = steps.study.encoder.d * tokens
         out |= {"sse": max(found.squares[place], 0.0) * each, "ss_global": found.squares[1] * each}

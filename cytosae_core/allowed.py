@@ -62,6 +62,9 @@ ALLOWED: tuple[Field, ...] = (
     Field("describe", "auroc_se", "float32", ("n", "t"), "metric", EVERY, "its standard error over units"),
     Field("describe", "auroc_shuffled", "float32", ("n", "t"), "share", ALL, "control: shuffled labels"),
     Field("describe", "quality_init", "float32", ("q",), "noised", DP, "the same without added concepts"),
+    Field(
+        "describe", "fvu_se", "float32", ("1",), "noised", DP, "what the noise alone may have done to the FVU"
+    ),
     Field("describe", "counts", "float32", ("h",), "noised", DP, "patients in all and per class, noised"),
     Field("describe", "class_units", "float32", ("c",), "noised", DP, "patients of each class, noised"),
     Field("second", "second_moment", "int64", ("m2",), "sum", DP, "where the public dictionary falls short"),

@@ -118,6 +118,18 @@ def split(total: Floats, layout: Layout, noise: float) -> Noised:
     return Noised(float(count[0]), squares * LARGEST_SQUARE, fired, classes, cube, noise)
 
 
+def vague(found: Noised) -> bool:
+    """Whether noise alone gives a share of variance a standard deviation above `VAGUE`: then it is not told."""
+    return bool(LARGEST_SQUARE * found.noise > VAGUE * max(found.squares[1], 0.0))
+
+
+def fvu_error(found: Noised) -> float:
+    """Standard deviation of FVU = squares[0] / squares[1] from noise alone (delta method). The patients' own part is
+    not in it: that would need one more sum."""
+    share = found.squares[0] / found.squares[1]
+    return float(LARGEST_SQUARE * found.noise * math.sqrt(1 + share**2) / found.squares[1])
+
+
 @dataclass(frozen=True)
 class Auroc:
     """value, se [e], NaN where not told: one side has too few patients by the noised counts."""

@@ -3,6 +3,7 @@
 Sites are the unit: an endpoint is pooled over sites by random effects (`meta.random_effects`), on a scale without
 ends where it has them (`SCALES`). Endpoints whose sites release no standard error (FVU, agreement, reading the site)
 count every site the same: the spread between sites then holds the error of measurement too, and no I^2 is stated.
+Under `dp` sites tell what the noise alone may have done to the FVU; the part of their patients stays in the spread.
 """
 
 from __future__ import annotations

@@ -187,8 +187,9 @@ def _agreement(e: Evidence, site: str, found: Agreement, _: Any) -> Pair:
 def _fvu(e: Evidence, site: str, *_: Any) -> Pair:
     if site not in e.sites:
         return None
-    value = e.quality("final", site).get("fvu")
-    return (float("nan") if value is None else float(value)), float("nan")
+    value, error = e.quality("final", site).get("fvu"), e.small[site].get("fvu_se")
+    nan = float("nan")
+    return (nan if value is None else float(value)), (nan if error is None else float(error[0]))
 
 
 def _readable(e: Evidence, site: str, *_: Any) -> Pair:

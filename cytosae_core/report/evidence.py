@@ -21,7 +21,7 @@ from .stacks import Stack, block_rows
 
 Array = NDArray[Any]
 Json = dict[str, Any]
-DESCRIBED = ("reliability", "same_site_null", "image_facts", "image_histogram", "quality")
+DESCRIBED = ("reliability", "same_site_null", "image_facts", "image_histogram", "quality", "fvu_se")
 SCORED = (
     "balanced_accuracy",
     "balanced_accuracy_se",

@@ -16,17 +16,20 @@ from cytosae_client.events import Events
 from cytosae_client.preview import Preview
 from cytosae_client.site import Site
 from cytosae_client.steps import Steps
+from cytosae_core.audit.recompute import audit_bundle
 from cytosae_core.config import QUALITY, DictionaryConfig, RoundsConfig, StatisticsConfig, StudyConfig
 from cytosae_core.errors import EgressError, StudyError
 from cytosae_core.plan import PlanConfig
 from cytosae_core.policy import SitePolicy
+from cytosae_core.privacy import metrics
 from cytosae_core.privacy.accountant import exact_epsilon
-from cytosae_core.privacy.metrics import BINS, Noised
+from cytosae_core.privacy.metrics import BINS, LARGEST_SQUARE, Noised, fvu_error
 from cytosae_core.privacy.moments import second_moment
 from cytosae_core.privacy.terms import PrivacyTerms
 from cytosae_core.report.build import build_report
 from cytosae_server.study import write_report
 from tests.federation import CLASSES, D, FakeStore, Federation, K, study_config
+from tests.integration.test_bundle import bundled
 
 POLICY = SitePolicy("dp", "dp", epsilon_total="8", delta_max="0.001")
 ROWS, ATOMS = 20, 12
@@ -71,6 +74,7 @@ def test_a_private_validation_gives_noised_statistics_and_a_report(tmp_path: Pat
         "class_units",
         "quality",
         "quality_init",
+        "fvu_se",
     }
     told = np.flatnonzero(~np.isnan(table["firing_rate"]))
     assert set(told.tolist()) <= {1, 2}
@@ -95,6 +99,29 @@ def test_quality_is_told_only_where_noise_leaves_a_tenth_or_less(
     assert np.isfinite(quality["sse"]) == told
     if told:
         assert quality["sse"] / quality["ss_global"] == pytest.approx(0.2)
+
+
+def test_the_error_of_a_noised_fvu_is_what_the_noise_does_to_it() -> None:
+    rng, true, noise = np.random.default_rng(0), np.array([12.0, 60.0]), 1.0
+    drawn = true + LARGEST_SQUARE * noise * rng.standard_normal((100_000, 2))
+    squares = np.array([*true, 14.0, 40.0])
+    found = Noised(30.0, squares, np.zeros(2), np.zeros(3), np.zeros((3, 2, BINS)), noise)
+    assert fvu_error(found) == pytest.approx((drawn[:, 0] / drawn[:, 1]).std(), rel=0.02)
+
+
+def test_the_report_pools_a_noised_fvu_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "VAGUE", 10.0)  # 30 patients at a site are too few for a sharp one
+    made = federation(tmp_path)
+    files = bundled(made)
+    headlines = json.loads(files["report.json"])["headlines"]
+    part = next(item for item in headlines if item["id"] == "fvu")
+    for site in part["sites"].values():
+        assert 0 < site["se"] < 10
+    assert part["sites"] and part["i2"] is not None
+    verdict = audit_bundle(files, pinned=json.loads(files["keys.json"]))
+    assert verdict.exit_code == 0, verdict.to_dict()["first_broken"]
 
 
 def test_a_repeated_question_gets_the_same_noise_and_is_charged_once(tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def _replication(numbers: Numbers, site: str) -> Pair | None:
 def _fvu(numbers: Numbers, site: str) -> Pair | None:
     if site not in described_sites(numbers):
         return None
-    value = numbers.quality("final", site).get("fvu")
-    return math.nan if value is None else value, math.nan
+    value, error = numbers.quality("final", site).get("fvu"), numbers.values("describe", 0, site, "fvu_se")
+    return math.nan if value is None else value, math.nan if error is None else error[0]
 
 
 def _readable(numbers: Numbers, site: str) -> Pair | None:
