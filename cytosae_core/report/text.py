@@ -97,11 +97,11 @@ def compact(value: float | None, digits: int = 2) -> str:
 
 
 def precise(value: float | None) -> str:
-    """Two decimals; three where two would say 0.00, 1.00 or -0.00 of a value that is none of them."""
+    """Two decimals; three where two would say 0.00, 1.00 or -0.00 of a value that is none of them to three."""
     if value is None:
         return ""
-    edge = abs(value) < 0.005 or abs(abs(value) - 1) < 0.005
-    return decimal(value, 3 if edge and value not in (0.0, 1.0) else 2)
+    away = min(abs(value), abs(abs(value) - 1))
+    return decimal(value, 3 if 0.0005 <= away < 0.005 else 2)
 
 
 def ends(value: object) -> tuple[float, float] | None:

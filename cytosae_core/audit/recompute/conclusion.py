@@ -79,11 +79,11 @@ def _worst(primary: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _words(value: float | None) -> str:
-    """Two decimals; three where two would say 0.00 or 1.00 of a value that is neither."""
+    """Two decimals; three where two would say 0.00 or 1.00 of a value that is neither to three."""
     if value is None:
         return "unknown"
-    near = abs(value) < 0.005 or abs(abs(value) - 1) < 0.005
-    text = f"{value:.{3 if near and value not in (0.0, 1.0) else 2}f}"
+    away = min(abs(value), abs(abs(value) - 1))
+    text = f"{value:.{3 if 0.0005 <= away < 0.005 else 2}f}"
     return text[1:] if text[0] == "-" and not text.strip("-0.") else text.replace("-", "\u2212")
 
 
