@@ -335,6 +335,57 @@ def test_doctor_in_a_home(
     assert found["clock"].state == FAIL and found["images"].state in (OK, WARN)
 
 
+class Idle:
+    """Children that nobody started."""
+
+    def status(self) -> dict[str, Any]:
+        return {}
+
+    def watch(self) -> list[str]:
+        return []
+
+
+def watched(
+    held: Enrolments, monkeypatch: pytest.MonkeyPatch, statuses: list[tuple[str, str]]
+) -> tuple[int, list[Any]]:
+    """What `Runner._watch` ends with, and what state.json said of failures after each look."""
+    run = object.__new__(runner.Runner)
+    run.held, run.folder, run.net, run.children = held, held.folder, held.net, Idle()  # type: ignore[assignment]
+    run._say, run._run_id, run._tries, run._failed, run._online = lambda text: None, "", 0, "", []
+    run._renew_at = float("inf")
+    looks: list[Any] = []
+
+    def submit() -> None:
+        run._run_id, run._tries = "1", run._tries + 1
+
+    def tend() -> None:
+        looks.append(json.loads((held.net / "state.json").read_text()).get("failures"))
+
+    monkeypatch.setattr(run, "_submit", submit)
+    monkeypatch.setattr(run, "_status", lambda: statuses.pop(0))
+    monkeypatch.setattr(run, "_online_or_nobody", list)
+    monkeypatch.setattr(run, "_tend", tend)
+    monkeypatch.setattr(runner.time, "sleep", lambda seconds: None)
+    return run._watch(), looks
+
+
+def test_a_run_that_failed_is_told_while_the_next_one_goes_on(
+    held: Enrolments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = ("finished:failed", "ServerApp exited with code 1")
+    code, looks = watched(
+        held, monkeypatch, [("running", ""), failed, ("running", ""), ("finished:completed", "")]
+    )
+    assert code == 0 and looks == [None, None, {"why": failed[1], "try": 2, "of": runner.TRIES}]
+    events = [json.loads(line) for line in (held.net / "events.jsonl").read_text().splitlines()]
+    assert [event["why"] for event in events if event["event"] == "failed"] == [failed[1]]
+
+
+def test_after_five_failures_start_gives_up(held: Enrolments, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, looks = watched(held, monkeypatch, [("finished:failed", "")] * runner.TRIES)
+    assert code == 1 and len(looks) == runner.TRIES - 1
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
