@@ -21,6 +21,7 @@ from cytosae_core.audit.recompute import audit_bundle
 from cytosae_core.canonical import sha256_hex
 from cytosae_core.envelope import body_of
 from cytosae_core.errors import CytosaeError, StudyError, VerificationError
+from cytosae_core.processes import alive
 from cytosae_core.report.build import build_report
 from cytosae_server.bundle import bundle_files
 from cytosae_server.loop import CANARY_TOLERANCE, StudyRun
@@ -421,6 +422,14 @@ class Agent:
         send_frame(self.connection, request)
         return receive_frame(self.connection) or b""
 
+    def end(self) -> None:
+        """Hang up, and wait until the process and its locks are gone."""
+        self.connection.close()
+        limit = time.monotonic() + 60
+        while alive(self.pid):
+            assert time.monotonic() < limit, "Expected the agent to end when its connection does."
+            time.sleep(0.01)
+
     def killed_after(self, seconds: float, request: bytes) -> bytes:
         """Give it a request and kill it later; the reply, if all of it had left by then."""
         send_frame(self.connection, request)
@@ -454,7 +463,7 @@ def test_kill_9_at_random_moments(agents: Path) -> None:
     reply, payload, wire = office.ask(ROUND, last.handle)
     assert body_of(payload) == expected
     given_out.append(wire)
-    last.connection.close()
+    last.end()
     consistent(agents, office, given_out)
 
 
