@@ -42,7 +42,7 @@ Json = dict[str, Any]
 def cytosae(folder: Path, *words: str, code: int = 0, within: Sequence[str] = ()) -> Json:
     """One command in a folder, perhaps within a namespace; its JSON."""
     command = [*within, CYTOSAE, *words, "--json"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr
     return dict(json.loads(done.stdout)) if done.stdout.strip() else {"said": done.stderr}

@@ -124,15 +124,15 @@ def test_three_hospitals_a_bad_network_and_a_report_that_an_auditor_accepts(tmp_
         for name in names:
             cytosae(tmp_path / "desk", "study", "invite", name, "out", "--endpoint", ENDPOINT)
         hosts.start_coordinator()
-        until(lambda: "The study is open" in processes.log("coordinator"), 120, "an open study", processes)
+        until(lambda: "The study is open" in processes.log("coordinator"), 300, "an open study", processes)
         for index in range(len(SITES)):
             enrol(hosts, index)
         assert_only_the_fleet_is_published(hosts, names[0])
         hosts.rounds(1, 300)
         assert_the_agent_has_no_way_out(hosts, names[0])
         _faults(hosts, *names)
-        until((hosts.study / "report.json").exists, 400, "a report", processes)
-        until(lambda: "Report:" in processes.log("coordinator"), 60, "the end of start", processes)
+        until((hosts.study / "report.json").exists, 800, "a report", processes)
+        until(lambda: "Report:" in processes.log("coordinator"), 120, "the end of start", processes)
         _judge(hosts, *names)
         for name in names[:2]:
             assert processes.end(f"serve {name}", signal.SIGTERM) == 0

@@ -95,7 +95,7 @@ def test_a_study_over_flower_survives_a_killed_supernode(tmp_path: Path) -> None
             bench.kill_supernode(victim)
             return True
 
-        status = bench.run_study(folder, timeout_s=400, during=kill_after_the_first_round)
+        status = bench.run_study(folder, timeout_s=800, during=kill_after_the_first_round)
         assert status == "finished:completed", bench.run_log()
     report = json.loads((folder / "report.json").read_text())
     assert len(report["rounds"]) == ROUNDS and (folder / "report.html").exists()
@@ -125,7 +125,7 @@ def test_a_secure_sum_over_flower_survives_a_site_that_drops_out(tmp_path: Path)
     handlers[names[-1]] = away("sum_masked")(handlers[names[-1]])
     (tmp_path / "bench").mkdir()
     with FlowerBench(tmp_path / "bench", handlers) as bench:
-        status = bench.run_study(folder, timeout_s=400)
+        status = bench.run_study(folder, timeout_s=800)
         assert status == "finished:completed", bench.run_log()
     total = unpack_tensors((folder / "run" / "sums" / "second.safetensors").read_bytes())
     drawn = [

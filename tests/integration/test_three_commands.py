@@ -31,7 +31,7 @@ def test_from_an_invite_to_a_report(tmp_path: Path) -> None:
     start = [CYTOSAE, "study", "start", str(study), "--listen", endpoint, "--wait", "300"]
     with party_processes(tmp_path) as processes:
         processes.start("coordinator", start)
-        until(lambda: "The study is open" in processes.log("coordinator"), 120, "an open study", processes)
+        until(lambda: "The study is open" in processes.log("coordinator"), 300, "an open study", processes)
         again = subprocess.run(start, capture_output=True, text=True, timeout=60)
         assert again.returncode == 1 and "no other start" in again.stderr
         homes = {}
@@ -48,13 +48,13 @@ def test_from_an_invite_to_a_report(tmp_path: Path) -> None:
             assert not checked["failed"] and checked["dry_round"]["stopped"] is None
             serve = [CYTOSAE, "site", "serve", "--home", str(homes[site.name])]
             processes.start(f"serve {site.name}", serve)
-        until((study / "run" / "rounds" / "0001.json").exists, 300, "the first round", processes)
+        until((study / "run" / "rounds" / "0001.json").exists, 600, "the first round", processes)
         state = json.loads((study / "net" / "state.json").read_text())
         os.kill(state["children"]["superlink"]["pid"], signal.SIGKILL)
         site_state = json.loads((homes[SITES[0].name] / "state.json").read_text())
         os.kill(site_state["children"]["supernode"]["pid"], signal.SIGKILL)
-        until((study / "report.json").exists, 400, "a report", processes)
-        until(lambda: "Report:" in processes.log("coordinator"), 60, "the end of start", processes)
+        until((study / "report.json").exists, 800, "a report", processes)
+        until(lambda: "Report:" in processes.log("coordinator"), 120, "the end of start", processes)
         report = json.loads((study / "report.json").read_text())
         assert len(report["rounds"]) == ROUNDS
         assert all(report["sites"][site.name]["status"] == "reported" for site in SITES)
