@@ -25,6 +25,7 @@ from cryptography import x509
 from cytosae_core.canonical import parse_json, sha256_file
 from cytosae_core.cohort import Cohort, check_cohort, read_cohort
 from cytosae_core.cohort.cells import SUFFIXES
+from cytosae_core.cohort.check import MIN_UNITS
 from cytosae_core.config import StudyConfig
 from cytosae_core.encoder import Encoder, load_encoder
 from cytosae_core.errors import CytosaeError, SetupError
@@ -209,9 +210,8 @@ class Preflight:
         found = (
             f"{result.images} images of {result.units} {result.unit} units, {result.unreadable} unreadable"
         )
-        told = " ".join(result.problems)
-        small = [name for name, n in result.units_per_class.items() if n < self.study.min_units]
-        low = [name for name in small if f"Class {name} has" not in told]
+        # below MIN_UNITS a class is among `problems` already
+        low = [name for name, n in result.units_per_class.items() if MIN_UNITS <= n < self.study.min_units]
         if not result.usable:
             return Row(
                 "images", FAIL, found, "; ".join(result.problems) or "Look at the files that were named."

@@ -25,7 +25,7 @@ from cytosae_core.tensors import load_tensors, pack_tensors, write_atomic
 
 from .deviations import FILE as DEVIATIONS
 from .deviations import Deviations
-from .record import pinned_keys
+from .record import kept_list, pinned_keys
 
 URN = "urn:cytosae:bundle:v1"
 Files = dict[str, bytes]
@@ -174,7 +174,7 @@ def _lists(run: Path, statements: list[Statement]) -> Files:
     digests = {
         value for item in statements for name in LISTS if isinstance(value := item.predicate.get(name), str)
     }
-    return {f"lists/{digest}.json": (run / "lists" / f"{digest}.json").read_bytes() for digest in digests}
+    return {f"lists/{digest}.json": kept_list(run, digest) for digest in sorted(digests)}
 
 
 def _dictionaries(folder: Path, statements: list[Statement]) -> Files:

@@ -31,26 +31,34 @@ Json = dict[str, Any]
 MAX_SENT, SENT = 256, "sent"
 RECEIPT = ("site", "kind", "round", "status", "wire", "payload", "seq")  # what a report says of what arrived
 # Bytes of a list within an entry, which has at most 65,535 in base64; longer ones lie in `lists/`, named by digest.
-MAX_LISTED, LISTS = 40_000, "lists"
+MAX_LISTED, LISTS_FOLDER = 40_000, "lists"
 MAX_OPEN = 256  # copies of logs open at once: two files each, of the 1,024 that a process may often have
+
+
+def kept_list(run: Path, digest: str) -> bytes:
+    """A list that an entry of the coordinator's log names by its SHA-256, from the run folder.
+
+    Raises:
+        VerificationError: it is missing, or not the one that the entry names.
+    """
+    path = run / LISTS_FOLDER / f"{digest}.json"
+    data = path.read_bytes() if path.exists() else b""
+    if sha256_hex(data) != digest:
+        raise VerificationError(
+            f"Expected the list that the log names in {LISTS_FOLDER}/ of the run folder.",
+            hint="Restore it from a backup.",
+        )
+    return data
 
 
 def pinned_keys(run: Path, first: Mapping[str, Any]) -> dict[str, str]:
     """Site -> the signing key that the coordinator enrolled it with, by the first entry (`enrol`) of its log.
 
     Raises:
-        VerificationError: the list beside the log is not the one that the entry names.
+        VerificationError: that of `kept_list`.
     """
     sites = first["sites"]
-    if not isinstance(sites, str):
-        return dict(sites)
-    path = run / LISTS / f"{sites}.json"
-    data = path.read_bytes() if path.exists() else b""
-    if sha256_hex(data) != sites:
-        raise VerificationError(
-            "Expected the list of sites that the log names.", hint="Restore it from a backup."
-        )
-    return dict(parse_json(data, max_bytes=1 << 28))
+    return dict(parse_json(kept_list(run, sites), max_bytes=1 << 28) if isinstance(sites, str) else sites)
 
 
 class Record:
@@ -350,8 +358,8 @@ class Record:
         if len(data) <= MAX_LISTED:
             return value
         digest = sha256_hex(data)
-        (self._folder / LISTS).mkdir(exist_ok=True)
-        write_atomic(self._folder / LISTS / f"{digest}.json", data)
+        (self._folder / LISTS_FOLDER).mkdir(exist_ok=True)
+        write_atomic(self._folder / LISTS_FOLDER / f"{digest}.json", data)
         return digest
 
     def incident(self, code: str, evidence: bytes) -> None:

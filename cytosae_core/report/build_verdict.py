@@ -98,12 +98,13 @@ def _caveats(report: Mapping[str, Any], plan: PlanConfig) -> Sequence[tuple[str,
     alarms = [site for site, entry in report["drift"]["sites"].items() if entry["alarms"]]
     units = {site["unit"] for site in report["sites"].values() if site["unit"]}
     readable = next((part for part in report["headlines"] if part["id"] == "site_readable"), None)
+    alike = baseline(primary)
     told = readable["value"] if readable and readable["value"] is not None else 0.0
     return (
         ("Simulated sites on one machine: nothing here is evidence about patients.",
          report["status"] == "simulation"),
         (f"{sites} sites could say: too few to tell how much hospitals differ.", sites < plan.min_sites),
-        (baseline(primary), bool(baseline(primary))),
+        (alike, bool(alike)),
         (
             f"Counted by {', '.join(sorted(units)).replace('_', ' ')}, not by patient: numbers may be too certain.",
             bool(units) and units != {"patient"},

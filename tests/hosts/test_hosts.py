@@ -24,6 +24,7 @@ from cytosae_core.tensors import write_atomic
 from tests.flower_processes import Processes
 from tests.hospitals import CYTOSAE, PATIENTS, cytosae, make_study, party_processes, until
 from tests.hosts.network import Network, can_make_networks
+from tests.lacking import lacking
 
 pytestmark = pytest.mark.hosts
 SITES, ROUNDS, DEADLINE_S = DEMO_SITES[:3], 6, 75.0
@@ -110,7 +111,7 @@ def assert_only_the_fleet_is_published(hosts: Hosts, site: str) -> None:
 
 def test_three_hospitals_a_bad_network_and_a_report_that_an_auditor_accepts(tmp_path: Path) -> None:
     if not can_make_networks():
-        pytest.skip("needs root and network namespaces (ip netns)")
+        lacking("root and network namespaces (ip netns)")
     (tmp_path / "desk").mkdir()
     with Network(HOSTS) as network, party_processes(tmp_path) as processes:
         hosts = Hosts(tmp_path, network, processes)

@@ -119,14 +119,30 @@ def test_a_list_that_is_not_the_one_of_the_log_is_found(listed: Files, damage: s
         assert verdict.exit_code == 1 and "lists/" in verdict.to_dict()["first_broken"]
 
 
-def test_a_site_list_lost_from_the_run_folder_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_list_lost_or_changed_in_the_run_folder_is_told_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(record, "MAX_LISTED", 10)
-    home = finished(Federation(tmp_path))
-    first = record.Statement("enrol", {"sites": "0" * 64}, (), "").predicate
-    with pytest.raises(VerificationError, match="list of sites that the log names"):
-        record.pinned_keys(home / "run", first)
+    home = finished(Federation(tmp_path / "study"))
+    for number, path in enumerate(sorted((home / "run" / "lists").iterdir())):
+        kept = path.read_bytes()
+        for damage in (path.unlink, lambda path=path, kept=kept: path.write_bytes(kept + b" ")):
+            damage()
+            words = ["study", "bundle", str(home), "--to", str(tmp_path / f"bundle-{number}")]
+            assert cli.main(words) == 1
+            assert "the list that the log names" in (said := capsys.readouterr().err) and "backup" in said
+            path.write_bytes(kept)
+    assert len(bundle_files(home)) > 0
+
+
+def test_only_so_many_copies_of_logs_are_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "MAX_OPEN", 1)
+    federation = Federation(tmp_path)
+    with closing(LocalGrid(federation.handlers())) as grid:
+        run = federation.study_run(grid, tmp_path / "run")
+        run.run()
+        assert len(run.record._mirrors) == 1 < len(run.record._seen)
+        run.record.close()
 
 
 def test_the_bundle_is_the_same_bytes_again(study: Path, files: Files, tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def _limits(numbers: Numbers, primary: Mapping[str, Any]) -> Sequence[tuple[str,
     alarms = [site for site, entry in report["drift"]["sites"].items() if entry["alarms"]]
     units = sorted({site["unit"] for site in report["sites"].values() if site["unit"]})
     told = next((part["value"] for part in report["headlines"] if part["id"] == "site_readable"), None) or 0.0
+    alike = _baseline(primary)
     recurs = report["concepts"]["gate_values"]["recurrence"]
     return (
         ("Simulated sites on one machine: nothing here is evidence about patients.", protocol["simulation"]),
@@ -111,7 +112,7 @@ def _limits(numbers: Numbers, primary: Mapping[str, Any]) -> Sequence[tuple[str,
             f"{sites} sites could say: too few to tell how much hospitals differ.",
             sites < protocol["plan"]["min_sites"],
         ),
-        (_baseline(primary), bool(_baseline(primary))),
+        (alike, bool(alike)),
         (
             f"Counted by {', '.join(units).replace('_', ' ')}, not by patient: numbers may be too certain.",
             units not in ([], ["patient"]),
